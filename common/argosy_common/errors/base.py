@@ -1,0 +1,88 @@
+"""The root of the error tree, and its form on the wire."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from enum import Enum
+from typing import ClassVar
+
+
+class Fault(Enum):
+    """Whose move it is. The four are told apart so that a message never blames the wrong party."""
+
+    OPERATOR = "operator"
+    PEER = "peer"
+    NETWORK = "network"
+    BUG = "bug"
+
+
+REGISTRY: dict[str, type[ArgosyError]] = {}
+
+
+class ArgosyError(Exception):
+    """A failure with a name.
+
+    A subclass gives `code` (stable, kebab-case, never reused), `exit_code`, `fault`, `template` (one plain sentence with
+    {fields}) and `remedy` (what the reader does next). An instance is made with the fields the template names:
+    `PortInUse(port=8883, holder="mosquitto")`.
+    """
+
+    code: ClassVar[str]
+    exit_code: ClassVar[int]
+    fault: ClassVar[Fault]
+    template: ClassVar[str]
+    remedy: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Register the class, and refuse a code or an exit code that is taken."""
+        super().__init_subclass__()
+        taken = REGISTRY.get(cls.code)
+        if taken is not None and taken.__qualname__ != cls.__qualname__:
+            raise TypeError(f"error code {cls.code!r} is taken by {taken.__qualname__}")
+        for other in REGISTRY.values():
+            if other.exit_code == cls.exit_code and other.code != cls.code:
+                raise TypeError(f"exit code {cls.exit_code} is taken by {other.__qualname__}")
+        REGISTRY[cls.code] = cls
+
+    def __init__(self, **facts: object) -> None:
+        """Make the error from the facts its template names; further facts are kept for logs."""
+        self.facts: dict[str, str] = {name: str(value) for name, value in facts.items()}
+        self.message = self._fill(self.template)
+        super().__init__(self.message)
+
+    @property
+    def remedy_text(self) -> str:
+        """The remedy with this instance's facts filled in."""
+        return self._fill(self.remedy)
+
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        """The names of the facts that the template asks for."""
+        return tuple(name for _, name, _, _ in string.Formatter().parse(cls.template) if name)
+
+    def _fill(self, template: str) -> str:
+        """Fill `template`; a fact that was not given reads as '?', since an error must never fail to be told."""
+        wanted = {name for _, name, _, _ in string.Formatter().parse(template) if name}
+        return template.format_map({name: self.facts.get(name, "?") for name in wanted})
+
+    def to_wire(self) -> dict[str, object]:
+        """Return the error as plain data: `{"code", "message", "remedy", "facts"}`."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "remedy": self.remedy_text,
+            "facts": dict(self.facts),
+        }
+
+
+def error_from_wire(data: Mapping[str, object]) -> ArgosyError:
+    """Rebuild an error that another process or board sent; an unknown code becomes a `ProgrammingError` that quotes it."""
+    from argosy_common.errors.host import ProgrammingError  # noqa: PLC0415  (it derives from this module)
+
+    code = str(data.get("code", ""))
+    facts = data.get("facts")
+    known = REGISTRY.get(code)
+    if known is None:
+        return ProgrammingError(what=f"{code or 'unnamed error'}: {data.get('message', '')}")
+    return known(**{str(k): v for k, v in facts.items()} if isinstance(facts, Mapping) else {})

@@ -1,0 +1,105 @@
+"""Failures of enrolment and identity."""
+
+from __future__ import annotations
+
+from argosy_common.errors.base import ArgosyError, Fault
+
+
+class EnrolmentUnreachable(ArgosyError):
+    """The coordinator's enrolment address does not answer."""
+
+    code = "enrolment-unreachable"
+    exit_code = 30
+    fault = Fault.NETWORK
+    template = "The coordinator at {url} cannot be reached: {why}."
+    remedy = "Check the address, the port and the firewall, then run the same command again; the token is not used up."
+
+
+class PinMismatch(ArgosyError):
+    """The certificate authority is not the one whose fingerprint was given."""
+
+    code = "pin-mismatch"
+    exit_code = 31
+    fault = Fault.PEER
+    template = "The coordinator at {url} shows another certificate authority ({found}) than the pin says ({expected})."
+    remedy = "Nothing was sent. Check the pin; if it is right, somebody is between you and the coordinator."
+
+
+class TokenMalformed(ArgosyError):
+    """The text is not a join token."""
+
+    code = "token-malformed"
+    exit_code = 32
+    fault = Fault.OPERATOR
+    template = "This is not a join token: {why}."
+    remedy = "Paste the whole line that `argosy token create` printed."
+
+
+class TokenUnknown(ArgosyError):
+    """The token does not exist or its secret is wrong."""
+
+    code = "token-unknown"
+    exit_code = 33
+    fault = Fault.OPERATOR
+    template = "The coordinator does not know this token."
+    remedy = "Make a new one with `argosy token create`."
+
+
+class TokenExpired(ArgosyError):
+    """The token's time is over."""
+
+    code = "token-expired"
+    exit_code = 34
+    fault = Fault.OPERATOR
+    template = "The token expired at {expired_at}."
+    remedy = "Make a new one with `argosy token create --ttl 1h`."
+
+
+class TokenExhausted(ArgosyError):
+    """The token has been used as often as it may be."""
+
+    code = "token-exhausted"
+    exit_code = 35
+    fault = Fault.OPERATOR
+    template = "The token was already used {uses} of {uses} times."
+    remedy = "Make a new one with `argosy token create`, one for each device, or with --uses N."
+
+
+class RequestInvalid(ArgosyError):
+    """An enrolment request that does not hold together."""
+
+    code = "request-invalid"
+    exit_code = 36
+    fault = Fault.PEER
+    template = "The request was refused: {why}."
+    remedy = "Run `argosy-device join` again; if it repeats, bring both ends to the same version."
+
+
+class DeviceRefused(ArgosyError):
+    """This identity may not enrol."""
+
+    code = "device-refused"
+    exit_code = 37
+    fault = Fault.OPERATOR
+    template = "The coordinator refuses the device {device}: {why}."
+    remedy = "See `argosy device show {device}` on the coordinator."
+
+
+class DeviceNotFound(ArgosyError):
+    """No device of that id or name."""
+
+    code = "device-not-found"
+    exit_code = 38
+    fault = Fault.OPERATOR
+    template = "There is no device {device}."
+    remedy = "`argosy device list` shows those that are enrolled."
+
+
+class CertificateInvalid(ArgosyError):
+    """A certificate or key that cannot be used."""
+
+    code = "certificate-invalid"
+    exit_code = 39
+    fault = Fault.OPERATOR
+    template = "The certificate or key in {path} cannot be used: {why}."
+    remedy = "Restore it from a backup, or enrol again with a new token."

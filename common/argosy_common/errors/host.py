@@ -1,0 +1,85 @@
+"""Failures of the machine a daemon runs on, of its settings, and of our own code."""
+
+from __future__ import annotations
+
+from argosy_common.errors.base import ArgosyError, Fault
+
+
+class SettingsInvalid(ArgosyError):
+    """A configuration file, an environment variable or a flag cannot be used."""
+
+    code = "settings-invalid"
+    exit_code = 10
+    fault = Fault.OPERATOR
+    template = "The setting {name} cannot be used: {why}."
+    remedy = "Correct it in {source} and start again."
+
+
+class PortInUse(ArgosyError):
+    """A port that a daemon must listen on is taken."""
+
+    code = "port-in-use"
+    exit_code = 11
+    fault = Fault.OPERATOR
+    template = "Port {port} on {host}, wanted for {purpose}, is already in use."
+    remedy = "Stop the program that holds it (ss -ltnp shows it), or set another port: {setting}."
+
+
+class AlreadyRunning(ArgosyError):
+    """Another daemon holds the state directory."""
+
+    code = "already-running"
+    exit_code = 12
+    fault = Fault.OPERATOR
+    template = "Another {daemon} already runs on {state_dir} (process {pid})."
+    remedy = "Stop it first, or give this one a state directory of its own with --state-dir."
+
+
+class DiskFull(ArgosyError):
+    """The disk has no room for what must be written."""
+
+    code = "disk-full"
+    exit_code = 13
+    fault = Fault.OPERATOR
+    template = "The disk that holds {path} is full: {needed} bytes were needed."
+    remedy = "Free some space; the work goes on by itself at the next attempt."
+
+
+class StorageFailed(ArgosyError):
+    """A file or the database could not be read or written."""
+
+    code = "storage-failed"
+    exit_code = 14
+    fault = Fault.OPERATOR
+    template = "{path} could not be used: {why}."
+    remedy = "Check that the disk is healthy, mounted read-write and owned by the daemon's user."
+
+
+class BrokerFailedToStart(ArgosyError):
+    """The managed broker did not come up."""
+
+    code = "broker-failed-to-start"
+    exit_code = 15
+    fault = Fault.OPERATOR
+    template = "The {broker} broker did not start: {why}."
+    remedy = "Read {log} for its own words; `argosy doctor` checks the installation."
+
+
+class CoordinatorUnreachable(ArgosyError):
+    """The admin socket does not answer."""
+
+    code = "coordinator-unreachable"
+    exit_code = 16
+    fault = Fault.OPERATOR
+    template = "No coordinator answers on {socket}: {why}."
+    remedy = "Start it (`argosy-coordinator run`, or systemctl start argosy-coordinator), or name its socket with --socket."
+
+
+class ProgrammingError(ArgosyError):
+    """Our own bug, met at run time and reported rather than swallowed."""
+
+    code = "programming-error"
+    exit_code = 70
+    fault = Fault.BUG
+    template = "Something happened that Argosy did not foresee: {what}."
+    remedy = "This is a bug in Argosy. Please report it with the log around this moment."

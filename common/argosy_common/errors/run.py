@@ -1,0 +1,89 @@
+"""Failures of a training run."""
+
+from __future__ import annotations
+
+from argosy_common.errors.base import ArgosyError, Fault
+
+
+class AppDirectoryInvalid(ArgosyError):
+    """The directory does not hold a Flower app."""
+
+    code = "app-directory-invalid"
+    exit_code = 50
+    fault = Fault.OPERATOR
+    template = "{path} is not a Flower app: {why}."
+    remedy = (
+        "Name a directory whose pyproject.toml has [tool.flwr.app.components] with serverapp and clientapp."
+    )
+
+
+class RunConfigInvalid(ArgosyError):
+    """A configuration value that the app does not know or cannot use."""
+
+    code = "run-config-invalid"
+    exit_code = 51
+    fault = Fault.OPERATOR
+    template = "The run configuration {key} cannot be used: {why}."
+    remedy = "The app knows: {known}."
+
+
+class RunNotFound(ArgosyError):
+    """No run of that number."""
+
+    code = "run-not-found"
+    exit_code = 52
+    fault = Fault.OPERATOR
+    template = "There is no run {run}."
+    remedy = "`argosy run list` shows them."
+
+
+class TooFewDevices(ArgosyError):
+    """The strategy wants more devices than are there."""
+
+    code = "too-few-devices"
+    exit_code = 53
+    fault = Fault.OPERATOR
+    template = (
+        "The strategy wants {wanted} devices and only {online} are online after {waited} s ({devices})."
+    )
+    remedy = "Bring devices up (`argosy device list`), or lower the strategy's min_available_nodes or its fraction."
+
+
+class NoValidReply(ArgosyError):
+    """Not one device answered a phase with a usable reply."""
+
+    code = "no-valid-reply"
+    exit_code = 54
+    fault = Fault.OPERATOR
+    template = "No device gave a valid reply to {phase} in round {round}: {causes}."
+    remedy = "Correct the first cause named; the model is that of the round before."
+
+
+class ArraysChanged(ArgosyError):
+    """A reply's arrays do not have the shapes that were sent."""
+
+    code = "arrays-changed"
+    exit_code = 55
+    fault = Fault.OPERATOR
+    template = "The device {device} returned the array '{array}' as {found}; it was sent as {expected}."
+    remedy = "A client app must return the arrays of the model it received; check that every device runs the same model."
+
+
+class ServerAppFailed(ArgosyError):
+    """The server app raised or its process died."""
+
+    code = "server-app-failed"
+    exit_code = 56
+    fault = Fault.OPERATOR
+    template = "The server app stopped: {why}."
+    remedy = "`argosy run logs {run}` has the traceback."
+
+
+class RunInterrupted(ArgosyError):
+    """The coordinator stopped while the run was under way."""
+
+    code = "run-interrupted"
+    exit_code = 57
+    fault = Fault.OPERATOR
+    template = "The coordinator stopped while run {run} was under way."
+    remedy = "Start it again with `argosy run start`."

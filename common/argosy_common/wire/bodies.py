@@ -1,0 +1,274 @@
+"""The bodies of envelopes, one class a kind, checked on arrival (DESIGN.md: pydantic for messages from outside).
+
+A body is a msgpack map of the class's fields. Unknown fields are refused. Add a kind by adding a class with its `kind`
+and a row in docs/protocol.md; both ends find it through `KINDS`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Self
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from argosy_common.errors import EnvelopeMalformed, KindUnknown
+from argosy_common.wire.envelope import Envelope
+
+Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
+Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Short = Annotated[str, Field(max_length=256)]
+Text = Annotated[str, Field(max_length=8192)]
+Scalar = bool | int | float | Annotated[str, Field(max_length=4096)]
+Size = Annotated[int, Field(ge=0, le=2**40)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+
+KINDS: dict[str, type[Body]] = {}
+
+
+class Body(BaseModel):
+    """The base of all bodies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    kind: ClassVar[str]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:  # noqa: ANN401  (pydantic's own signature)
+        """Register the kind."""
+        if cls.kind in KINDS:
+            raise TypeError(f"the kind {cls.kind!r} is taken")
+        KINDS[cls.kind] = cls
+
+    def pack(self) -> bytes:
+        """Return the wire form."""
+        packed: bytes = msgpack.packb(self.model_dump(exclude_none=True), use_bin_type=True)
+        return packed
+
+    @classmethod
+    def unpack(cls, data: bytes, *, peer: str) -> Self:
+        """Check and return a body.
+
+        Raises:
+            EnvelopeMalformed: it is not msgpack or breaks a field's limits.
+        """
+        try:
+            return cls.model_validate(msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise EnvelopeMalformed(peer=peer, why=f"{cls.kind}: {where}: {first['msg']}") from None
+        except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+            raise EnvelopeMalformed(peer=peer, why=f"{cls.kind}: {error}") from None
+
+
+def open_body(envelope: Envelope, *, peer: str) -> Body:
+    """Return the checked body of an envelope.
+
+    Raises:
+        KindUnknown: no such kind.
+        EnvelopeMalformed: the body is not what its kind says.
+    """
+    known = KINDS.get(envelope.kind)
+    if known is None:
+        raise KindUnknown(peer=peer, kind=envelope.kind)
+    return known.unpack(envelope.body, peer=peer)
+
+
+class _Part(BaseModel):
+    """A piece of a body."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BlobPart(_Part):
+    """A blob by name."""
+
+    digest: Digest
+    size: Size
+
+
+class ErrorPart(_Part):
+    """A named error (argosy_common.errors) on its way."""
+
+    code: Short
+    message: Text
+    remedy: Text = ""
+    facts: Annotated[dict[Short, Text], Field(max_length=32)] = {}
+
+
+# --- device → coordinator, topic s/{dev} (retained) ---------------------------------------------------------------
+
+
+class Birth(Body):
+    """The device is here. `boot` changes at every start of the daemon, `session` at every connection."""
+
+    kind = "birth"
+    boot: Identifier
+    session: Annotated[int, Field(ge=0)]
+    name: Short
+    version: Short
+    python: Short
+    machine: Short
+    pending: Annotated[list[Identifier], Field(max_length=1000)] = []
+    """Instructions that are journaled and not yet answered for good."""
+
+
+class Death(Body):
+    """The last will, and what a clean stop publishes."""
+
+    kind = "death"
+    boot: Identifier
+    clean: bool = False
+
+
+# --- device → coordinator, topic up/hb ------------------------------------------------------------------------------
+
+
+class Heartbeat(Body):
+    """A sign of life; absent fields could not be read on this board."""
+
+    kind = "heartbeat"
+    load: Annotated[float, Field(ge=0)] | None = None
+    """One-minute load average divided by the number of cores."""
+    memory_used: Size | None = None
+    """Bytes in use on the whole board."""
+    memory_total: Size | None = None
+    temperature: float | None = None
+    """Hottest thermal zone, °C."""
+    daemon_rss: Size | None = None
+    worker_rss: Size | None = None
+    doing: Short = "idle"
+
+
+# --- device → coordinator, topic up/evt -----------------------------------------------------------------------------
+
+
+class Accepted(Body):
+    """The instruction `reply_to` is in the journal: it will be answered, also after a power cut."""
+
+    kind = "accepted"
+
+
+class Progress(Body):
+    """What the device does about the instruction `reply_to`: fetching, running, uploading."""
+
+    kind = "progress"
+    doing: Short
+
+
+class Reply(Body):
+    """The answer to the instruction `reply_to`: a Flower message, or a named error."""
+
+    kind = "reply"
+    flower: Annotated[bytes, Field(max_length=60 * 1024)] = b""
+    """A message as `argosy_common.flower.messages` writes it; empty when `error` is set."""
+    blobs: Annotated[list[BlobPart], Field(max_length=128)] = []
+    error: ErrorPart | None = None
+    fetch_s: Seconds = 0.0
+    run_s: Seconds = 0.0
+    upload_s: Seconds = 0.0
+    worker_peak_rss: Size = 0
+    bytes_down: Size = 0
+    """Chunk and envelope bytes received for this instruction."""
+    bytes_up: Size = 0
+
+
+class Refused(Body):
+    """The message `reply_to` was not understood or not allowed. Either direction; never answered itself."""
+
+    kind = "refused"
+    error: ErrorPart
+
+
+# --- coordinator → device, topic dn/job -----------------------------------------------------------------------------
+
+
+class Instruction(Body):
+    """Run the client app on one Flower message. `expires_in` of the envelope is the round's deadline."""
+
+    kind = "instruction"
+    flower: Annotated[bytes, Field(max_length=48 * 1024)]
+    blobs: Annotated[list[BlobPart], Field(max_length=128)] = []
+    app: BlobPart
+    client_app: Short
+    """`module:attribute` inside the app bundle."""
+    run_config: Annotated[dict[Short, Scalar], Field(max_length=512)] = {}
+    node_id: Annotated[int, Field(ge=2, lt=2**64)]
+
+
+class Cancel(Body):
+    """The envelope's run is over: drop its unanswered instructions, its app and its context."""
+
+    kind = "cancel"
+
+
+# --- coordinator → device, topic dn/rpc -----------------------------------------------------------------------------
+
+
+class Received(Body):
+    """The reply to the instruction `reply_to` is in the coordinator's database; the device may forget it."""
+
+    kind = "received"
+
+
+class Rebirth(Body):
+    """Please publish your birth again."""
+
+    kind = "rebirth"
+
+
+# --- transfer control, both directions, topics up/rpc and dn/rpc (specs/transport.md, "Blobs") ---------------------
+
+
+class Fetch(Body):
+    """Please offer me this blob."""
+
+    kind = "fetch"
+    digest: Digest
+
+
+class Offer(Body):
+    """The manifest of a blob that the sender holds (≤ 4 kB)."""
+
+    kind = "offer"
+    digest: Digest
+    size: Size
+    chunk: Annotated[int, Field(ge=1024, le=1024 * 1024)]
+    chunks_digest: Digest
+    """SHA-256 of the concatenated SHA-256 digests of the chunks."""
+    urls: Annotated[list[Text], Field(max_length=4)] = []
+    expires: Seconds = 86400.0
+
+
+class Accept(Body):
+    """Send me what I lack. Sent again after a reconnect or a stall, with the bitmap of that moment."""
+
+    kind = "accept"
+    digest: Digest
+    sink: Short = ""
+    """The worker whose chunk topic to use (upward only)."""
+    have: Annotated[bytes, Field(max_length=56 * 1024)] = b""
+    """Bit i (least significant first) of this bitmap is set if chunk i is here; may be shorter than the blob."""
+
+
+class ChunkAck(Body):
+    """Chunks 0 … `upto`−1 are here, and those of the bitmap, whose bit 0 is chunk `upto`."""
+
+    kind = "chunk-ack"
+    digest: Digest
+    upto: Annotated[int, Field(ge=0)]
+    more: Annotated[bytes, Field(max_length=4096)] = b""
+
+
+class Done(Body):
+    """The blob is whole, checked, synced to disk and renamed. Only this counts as delivered."""
+
+    kind = "done"
+    digest: Digest
+
+
+class TransferFailed(Body):
+    """The blob cannot be had, or will not be taken."""
+
+    kind = "transfer-failed"
+    digest: Digest
+    error: ErrorPart

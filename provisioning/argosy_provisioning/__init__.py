@@ -1,0 +1,1 @@
+"""Enrolment stations: reserved for serial, first-boot and batch enrolment; empty until they are built."""

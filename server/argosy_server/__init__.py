@@ -1,0 +1,1 @@
+"""The coordinator daemon, its admin API and the `argosy` command line."""

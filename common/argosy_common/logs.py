@@ -97,9 +97,7 @@ def _journal_handler() -> logging.Handler | None:
                 text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
             priority = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}.get(record.levelno, 7)
             extra = {f"ARGOSY_{name.upper()}": str(value) for name, value in fields.items()}
-            journal.send(
-                text, PRIORITY=priority, ARGOSY_EVENT=record.getMessage(), LOGGER=record.name, **extra
-            )
+            journal.send(text, PRIORITY=priority, ARGOSY_EVENT=record.getMessage(), LOGGER=record.name, **extra)
 
     return _Journal()
 

@@ -62,9 +62,7 @@ class WorkerTimedOut(ArgosyError):
     exit_code = 45
     fault = Fault.OPERATOR
     template = "The worker ran longer than {limit_s} s on one instruction and was stopped."
-    remedy = (
-        "Give the device less data or fewer epochs a round, or raise worker.time_s in the device's settings."
-    )
+    remedy = "Give the device less data or fewer epochs a round, or raise worker.time_s in the device's settings."
 
 
 class ReplyInvalid(ArgosyError):

@@ -72,7 +72,9 @@ class CoordinatorUnreachable(ArgosyError):
     exit_code = 16
     fault = Fault.OPERATOR
     template = "No coordinator answers on {socket}: {why}."
-    remedy = "Start it (`argosy-coordinator run`, or systemctl start argosy-coordinator), or name its socket with --socket."
+    remedy = (
+        "Start it (`argosy-coordinator run`, or systemctl start argosy-coordinator), or name its socket with --socket."
+    )
 
 
 class ProgrammingError(ArgosyError):

@@ -12,9 +12,7 @@ class AppDirectoryInvalid(ArgosyError):
     exit_code = 50
     fault = Fault.OPERATOR
     template = "{path} is not a Flower app: {why}."
-    remedy = (
-        "Name a directory whose pyproject.toml has [tool.flwr.app.components] with serverapp and clientapp."
-    )
+    remedy = "Name a directory whose pyproject.toml has [tool.flwr.app.components] with serverapp and clientapp."
 
 
 class RunConfigInvalid(ArgosyError):
@@ -43,9 +41,7 @@ class TooFewDevices(ArgosyError):
     code = "too-few-devices"
     exit_code = 53
     fault = Fault.OPERATOR
-    template = (
-        "The strategy wants {wanted} devices and only {online} are online after {waited} s ({devices})."
-    )
+    template = "The strategy wants {wanted} devices and only {online} are online after {waited} s ({devices})."
     remedy = "Bring devices up (`argosy device list`), or lower the strategy's min_available_nodes or its fraction."
 
 
@@ -66,7 +62,9 @@ class ArraysChanged(ArgosyError):
     exit_code = 55
     fault = Fault.OPERATOR
     template = "The device {device} returned the array '{array}' as {found}; it was sent as {expected}."
-    remedy = "A client app must return the arrays of the model it received; check that every device runs the same model."
+    remedy = (
+        "A client app must return the arrays of the model it received; check that every device runs the same model."
+    )
 
 
 class ServerAppFailed(ArgosyError):

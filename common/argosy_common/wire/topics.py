@@ -11,9 +11,7 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")
 
 def _checked(name: str) -> str:
     if not NAME.match(name):
-        raise ValueError(
-            f"{name!r} is not a topic name: lower-case letters, digits and inner hyphens, at most 64"
-        )
+        raise ValueError(f"{name!r} is not a topic name: lower-case letters, digits and inner hyphens, at most 64")
     return name
 
 

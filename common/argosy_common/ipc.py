@@ -6,6 +6,7 @@ here; it goes by digest through the blob store.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -73,10 +74,8 @@ class Channel:
 
     def close(self) -> None:
         """Close this end; a `receive` that waits on either end returns None."""
-        try:
+        with contextlib.suppress(OSError):  # the other end was first
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other end was first
         self._socket.close()
 
     def _exactly(self, count: int) -> bytes | None:

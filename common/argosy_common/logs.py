@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 _FIELDS = "argosy_fields"
 _SECRET_WORDS = ("secret", "token", "password", "private")
@@ -57,7 +57,7 @@ def _redacted(fields: dict[str, object]) -> dict[str, object]:
 class ReadableFormatter(logging.Formatter):
     """`12:30:01 INFO  link.connected broker=… seconds=0.2`, with colour when asked for."""
 
-    _COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m"}
+    _COLOURS: ClassVar = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m"}
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__(datefmt="%H:%M:%S")

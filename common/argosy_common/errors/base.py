@@ -23,8 +23,8 @@ REGISTRY: dict[str, type[ArgosyError]] = {}
 class ArgosyError(Exception):
     """A failure with a name.
 
-    A subclass gives `code` (stable, kebab-case, never reused), `exit_code`, `fault`, `template` (one plain sentence with
-    {fields}) and `remedy` (what the reader does next). An instance is made with the fields the template names:
+    A subclass gives `code` (stable, kebab-case, never reused), `exit_code`, `fault`, `template` (one plain sentence
+    with {fields}) and `remedy` (what the reader does next). An instance is made with the fields the template names:
     `PortInUse(port=8883, holder="mosquitto")`.
     """
 
@@ -77,7 +77,7 @@ class ArgosyError(Exception):
 
 
 def error_from_wire(data: Mapping[str, object]) -> ArgosyError:
-    """Rebuild an error that another process or board sent; an unknown code becomes a `ProgrammingError` that quotes it."""
+    """Rebuild an error that another process or board sent; an unknown code is quoted by a `ProgrammingError`."""
     from argosy_common.errors.host import ProgrammingError  # noqa: PLC0415  (it derives from this module)
 
     code = str(data.get("code", ""))

@@ -77,6 +77,26 @@ class ServerAppFailed(ArgosyError):
     remedy = "`argosy run logs {run}` has the traceback."
 
 
+class DeviceLost(ArgosyError):
+    """A device went away and did not come back within its grace."""
+
+    code = "device-lost"
+    exit_code = 58
+    fault = Fault.NETWORK
+    template = "The device {device} went away and did not come back within {grace_s} s."
+    remedy = "Check its power and its network; it takes part again as soon as it is back."
+
+
+class ReplyTimedOut(ArgosyError):
+    """A device did not answer by the round's deadline."""
+
+    code = "reply-timed-out"
+    exit_code = 59
+    fault = Fault.NETWORK
+    template = "The device {device} did not answer within {seconds} s."
+    remedy = "See `argosy device show {device}`; give it less work, or the strategy a longer timeout."
+
+
 class RunInterrupted(ArgosyError):
     """The coordinator stopped while the run was under way."""
 

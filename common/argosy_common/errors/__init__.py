@@ -29,6 +29,7 @@ from argosy_common.errors.enrolment import (
     TokenUnknown,
 )
 from argosy_common.errors.host import (
+    AdminRequestInvalid,
     AlreadyRunning,
     BrokerFailedToStart,
     CoordinatorUnreachable,
@@ -47,6 +48,7 @@ from argosy_common.errors.run import (
     RunConfigInvalid,
     RunInterrupted,
     RunNotFound,
+    RunStopped,
     ServerAppFailed,
     TooFewDevices,
 )
@@ -64,6 +66,7 @@ from argosy_common.errors.transport import (
 
 __all__ = [
     "REGISTRY",
+    "AdminRequestInvalid",
     "AlreadyRunning",
     "AppBundleInvalid",
     "AppDirectoryInvalid",
@@ -98,6 +101,7 @@ __all__ = [
     "RunConfigInvalid",
     "RunInterrupted",
     "RunNotFound",
+    "RunStopped",
     "ServerAppFailed",
     "SettingsInvalid",
     "StorageFailed",

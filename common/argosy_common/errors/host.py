@@ -77,6 +77,16 @@ class CoordinatorUnreachable(ArgosyError):
     )
 
 
+class AdminRequestInvalid(ArgosyError):
+    """The coordinator's admin API does not understand a request."""
+
+    code = "admin-request-invalid"
+    exit_code = 17
+    fault = Fault.OPERATOR
+    template = "The coordinator refused the request: {why}."
+    remedy = "Correct the value it names; if `argosy` made it by itself, bring both to the same version."
+
+
 class ProgrammingError(ArgosyError):
     """Our own bug, met at run time and reported rather than swallowed."""
 

@@ -105,3 +105,13 @@ class RunInterrupted(ArgosyError):
     fault = Fault.OPERATOR
     template = "The coordinator stopped while run {run} was under way."
     remedy = "Start it again with `argosy run start`."
+
+
+class RunStopped(ArgosyError):
+    """An operator stopped the run before it was finished."""
+
+    code = "run-stopped"
+    exit_code = 60
+    fault = Fault.OPERATOR
+    template = "Run {run} was stopped before it finished."
+    remedy = "`argosy run show {run}` has what it reached; start it again with `argosy run start`."

@@ -1,0 +1,366 @@
+"""Keys and certificates: P-256 throughout, one private certificate authority, no public trust store anywhere.
+
+Rules:
+- A device has two keys: the *identity key* stays for life and gives the device its name; the *TLS key* is renewed.
+- A request (CSR) proves only that its sender holds the key: its subject and extensions are never copied.
+- A board's clock may stand in 1970. What a device verifies (the authority, the coordinator's server certificate) is
+  therefore valid from 1970 on, and `coordinator_trust` leaves the time of day out altogether. What the coordinator
+  verifies (a device's certificate) has honest dates, since the coordinator's clock is the one that is trusted.
+- The coordinator is known by the name `COORDINATOR`, a subject alternative name of its server certificate, not by the
+  address at which a device happens to reach it (NAT, port forwarding, DHCP).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import ssl
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from argosy_common.errors import CertificateInvalid, RequestInvalid
+from argosy_common.files import write_atomic
+
+COORDINATOR = "coordinator"
+"""Common name of the coordinator's certificates, and the name a device expects in its server certificate."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+BACKDATED = timedelta(days=1)
+CA_LIFE = timedelta(days=20 * 365)
+SERVER_LIFE = timedelta(days=825)
+DEVICE_LIFE = timedelta(days=7)
+
+_STATEMENT = b"argosy/enrol/v1"
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h; Python's ssl has no name for it
+_MAX_PEM = 16 * 1024
+
+PrivateKey = ec.EllipticCurvePrivateKey
+PublicKey = ec.EllipticCurvePublicKey
+
+
+# --- keys ----------------------------------------------------------------------------------------------------------
+
+
+def generate_key() -> PrivateKey:
+    """Make a P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def generate_identity_key() -> PrivateKey:
+    """Make a P-256 key whose node id Flower may use (it reserves 0 and 1)."""
+    while True:
+        key = generate_key()
+        if node_id(device_id(key.public_key())) > 1:
+            return key
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    """Return the unencrypted PKCS #8 form, for a file that only its owner may read."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def save_key(path: Path, key: PrivateKey) -> None:
+    """Write a key readable by its owner only (0600), whole or not at all.
+
+    Raises:
+        OSError: as the file system reports it.
+    """
+    write_atomic(path, key_pem(key))
+
+
+def load_key(path: Path) -> PrivateKey:
+    """Read a P-256 key.
+
+    Raises:
+        CertificateInvalid: the file is missing, unreadable, or holds something else.
+    """
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CertificateInvalid(path=path, why=error) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise CertificateInvalid(path=path, why="it is not a P-256 key")
+    return key
+
+
+def public_der(key: PublicKey) -> bytes:
+    """Return the DER SubjectPublicKeyInfo."""
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def public_pem(key: PublicKey) -> bytes:
+    """Return the PEM SubjectPublicKeyInfo."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def parse_public_pem(pem: bytes) -> PublicKey:
+    """Read a P-256 public key that came from outside.
+
+    Raises:
+        RequestInvalid: it is not one.
+    """
+    try:
+        key = serialization.load_pem_public_key(_bounded(pem))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise RequestInvalid(why="the public key cannot be read") from None
+    return _p256(key)
+
+
+def _p256(key: object) -> PublicKey:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise RequestInvalid(why="only P-256 keys are taken")
+    return key
+
+
+def _bounded(pem: bytes) -> bytes:
+    if len(pem) > _MAX_PEM:
+        raise RequestInvalid(why=f"{len(pem)} bytes are too many for a key or a certificate request")
+    return pem
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def device_id(identity: PublicKey) -> str:
+    """Return the name of the device with this identity key: 16 hex digits of the SHA-256 of its public key."""
+    return hashlib.sha256(public_der(identity)).digest()[:8].hex()
+
+
+def node_id(device: str) -> int:
+    """Return Flower's integer for a device id: the same 8 bytes, unsigned, big-endian."""
+    return int(device, 16)
+
+
+def spki_pin(certificate: x509.Certificate) -> str:
+    """Return `sha256:<hex>` of the certificate's public key, which a person compares or pastes."""
+    spki = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return f"sha256:{hashlib.sha256(spki).hexdigest()}"
+
+
+def subject_cn(certificate: x509.Certificate) -> str:
+    """Return the subject's common name; empty where there is none."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+def make_csr(tls_key: PrivateKey, common_name: str) -> bytes:
+    """Return a PEM certificate request signed by `tls_key`. The name is for people: the authority ignores it."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_name(common_name))
+    return builder.sign(tls_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def verify_csr(pem: bytes) -> x509.CertificateSigningRequest:
+    """Read a request and check that its sender holds the P-256 key in it.
+
+    Raises:
+        RequestInvalid: it cannot be read, has another kind of key, or its signature is wrong.
+    """
+    try:
+        csr = x509.load_pem_x509_csr(_bounded(pem))
+        _p256(csr.public_key())
+        signed = csr.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+        raise RequestInvalid(why="the certificate request cannot be read") from None
+    if not signed:
+        raise RequestInvalid(why="the certificate request is not signed by its own key")
+    return csr
+
+
+def csr_key(csr: x509.CertificateSigningRequest) -> PublicKey:
+    """Return the P-256 key of a verified request."""
+    return _p256(csr.public_key())
+
+
+def csr_der(csr: x509.CertificateSigningRequest) -> bytes:
+    """Return the bytes that name a request: two requests are the same if these are."""
+    return csr.public_bytes(serialization.Encoding.DER)
+
+
+def sign_enrolment(identity: PrivateKey, csr: bytes) -> bytes:
+    """Sign a DER request with the identity key: ECDSA with SHA-256 over "argosy/enrol/v1" || SHA-256(request)."""
+    return identity.sign(_STATEMENT + hashlib.sha256(csr).digest(), ec.ECDSA(hashes.SHA256()))
+
+
+def verify_enrolment(identity: PublicKey, csr: bytes, signature: bytes) -> None:
+    """Check what `sign_enrolment` made.
+
+    Raises:
+        RequestInvalid: the holder of the identity key did not sign this request.
+    """
+    try:
+        identity.verify(signature, _STATEMENT + hashlib.sha256(csr).digest(), ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise RequestInvalid(why="the identity key did not sign this certificate request") from None
+
+
+# --- certificates --------------------------------------------------------------------------------------------------
+
+
+def self_signed_ca(key: PrivateKey, common_name: str, now: datetime, *, life: timedelta = CA_LIFE) -> x509.Certificate:
+    """Make a root that may sign certificates of devices and of the coordinator, and one level of authority below."""
+    usage = _usage(key_cert_sign=True, crl_sign=True, digital_signature=True)
+    builder = (
+        _builder(common_name, key.public_key(), EPOCH, now + life)
+        .issuer_name(_name(common_name))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256())
+
+
+def issue_server(
+    ca: x509.Certificate,
+    ca_key: PrivateKey,
+    public: PublicKey,
+    hosts: Iterable[str],
+    now: datetime,
+    *,
+    life: timedelta = SERVER_LIFE,
+) -> x509.Certificate:
+    """Issue the coordinator's server certificate for `hosts` (names or IP addresses) and for the name `COORDINATOR`."""
+    names: list[x509.GeneralName] = [_general_name(host) for host in dict.fromkeys([COORDINATOR, *hosts])]
+    return _issue(
+        ca,
+        ca_key,
+        _builder(COORDINATOR, public, EPOCH, now + life).add_extension(
+            x509.SubjectAlternativeName(names), critical=False
+        ),
+        ExtendedKeyUsageOID.SERVER_AUTH,
+    )
+
+
+def issue_client(
+    ca: x509.Certificate,
+    ca_key: PrivateKey,
+    public: PublicKey,
+    common_name: str,
+    now: datetime,
+    *,
+    life: timedelta = DEVICE_LIFE,
+) -> x509.Certificate:
+    """Issue a client certificate for `common_name`, valid from a day ago for `life` from now."""
+    builder = _builder(common_name, public, now - BACKDATED, now + life)
+    return _issue(ca, ca_key, builder, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+def _issue(
+    ca: x509.Certificate, ca_key: PrivateKey, builder: x509.CertificateBuilder, purpose: x509.ObjectIdentifier
+) -> x509.Certificate:
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    return (
+        builder.issuer_name(ca.subject)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(authority, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+
+
+def _builder(common_name: str, public: PublicKey, start: datetime, end: datetime) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(common_name))
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(end)
+    )
+
+
+def _usage(*, digital_signature: bool, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """Return the PEM form."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def parse_certificate(pem: bytes) -> x509.Certificate:
+    """Read one PEM certificate with a P-256 key that came from outside.
+
+    Raises:
+        RequestInvalid: it is not one.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(_bounded(pem))
+        _p256(certificate.public_key())
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise RequestInvalid(why="the certificate cannot be read") from None
+    return certificate
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """Read a certificate of our own.
+
+    Raises:
+        CertificateInvalid: the file is missing, unreadable, or holds something else.
+    """
+    try:
+        return parse_certificate(path.read_bytes())
+    except OSError as error:
+        raise CertificateInvalid(path=path, why=error.strerror or error) from None
+    except RequestInvalid:
+        raise CertificateInvalid(path=path, why="it is not a certificate with a P-256 key") from None
+
+
+def same_key(certificate: x509.Certificate, public: PublicKey) -> bool:
+    """Tell whether the certificate is for this key."""
+    return _p256(certificate.public_key()) == public
+
+
+# --- what a device trusts ------------------------------------------------------------------------------------------
+
+
+def coordinator_trust(ca_pem: str) -> ssl.SSLContext:
+    """Return the device's TLS 1.3 client context: this authority only, the server's name must be `COORDINATOR`.
+
+    Pass `server_hostname=COORDINATOR` when wrapping a socket. OpenSSL verifies the chain, the signatures, the server
+    purpose and the name, but not the dates: a board without a clock battery must be able to join and to connect
+    (module docstring). A stolen server key is answered by a new authority, not by waiting for a date.
+
+    Raises:
+        ssl.SSLError: `ca_pem` is not a certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=ca_pem)
+    context.verify_flags |= _NO_CHECK_TIME
+    return context

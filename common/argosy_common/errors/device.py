@@ -93,3 +93,13 @@ class NotEnrolled(ArgosyError):
     fault = Fault.OPERATOR
     template = "This device is not enrolled: {state_dir} holds no certificate."
     remedy = "Run `argosy-device join` with a token from `argosy token create`."
+
+
+class InstructionCancelled(ArgosyError):
+    """An instruction was given up because its run is over."""
+
+    code = "instruction-cancelled"
+    exit_code = 49
+    fault = Fault.OPERATOR
+    template = "The instruction {message} was cancelled."
+    remedy = "Nothing to do: its run is over."

@@ -93,3 +93,13 @@ class TransferTimedOut(ArgosyError):
     fault = Fault.NETWORK
     template = "The transfer of {digest} with {peer} made no progress for {seconds} s."
     remedy = "Check the device's connection; what arrived is kept and the next attempt resumes from it."
+
+
+class MessageUnsendable(ArgosyError):
+    """A Flower message that an app made and that cannot be put into bytes."""
+
+    code = "message-unsendable"
+    exit_code = 29
+    fault = Fault.OPERATOR
+    template = "A message of the app cannot be sent: {why}."
+    remedy = "Correct the app: records hold arrays, and numbers, texts and bytes that fit 64 bits."

@@ -1,0 +1,59 @@
+# The newcomer's two: `make demo` and `make test`. Both do all the set-up, in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+QUICK  ?=
+
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: help demo test test-slow lint format docs bench clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit("Argosy needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+# the stamps say what is installed; they are renewed when the requirements change
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Installing Argosy and the examples' needs into $(VENV) (a minute or two) …"
+	$(PIP) --editable '.[server,client,provisioning,examples]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Installing Argosy and the developers' tools into $(VENV) (a minute or two) …"
+	$(PIP) --editable '.[server,client,provisioning,examples,dev]'
+	@touch $@ $(VENV)/.run
+
+demo: $(VENV)/.run ## ten devices on this machine learn to recognise human activity together
+	$(BIN)/python -m examples.har.demo
+
+test: $(VENV)/.dev ## the default test suite (under 8 minutes on two cores)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.dev ## the longer tests
+	$(BIN)/pytest -m slow --timeout 900
+
+lint: $(VENV)/.dev ## ruff, mypy --strict, the layers, and that docs/errors.md is up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m argosy_common.errors | diff -u docs/errors.md -
+
+format: $(VENV)/.dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## make docs/errors.md from the error tree
+	$(BIN)/python -m argosy_common.errors > docs/errors.md
+
+bench: $(VENV)/.dev ## every benchmark; QUICK=--quick for the short form
+	$(BIN)/python -m benchmarks.transfer $(QUICK)
+	$(BIN)/python -m benchmarks.round_overhead $(QUICK)
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) .demo build dist *.egg-info benchmarks/out .mypy_cache .ruff_cache .pytest_cache .hypothesis

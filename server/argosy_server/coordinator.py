@@ -1,0 +1,243 @@
+"""The coordinator: puts its parts together and answers for them to the admin API (`api.port.CoordinatorPort`).
+
+Parts and who talks to whom: Broker ← Link ← Gateway ← Dispatcher ← RunSupervisor; beside them the CA, the enrolment
+service, the store and the blobs. `start` brings them up in that order and `stop` takes them down in the reverse.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgpack
+
+from argosy_common import __version__
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.clock import Clock
+from argosy_common.errors import BrokerUnreachable
+from argosy_common.files import private_folder
+from argosy_common.link import Link, LinkSettings, Will
+from argosy_common.logs import get_logger
+from argosy_common.wire import topics
+from argosy_common.wire.envelope import Envelope, encode, new_id
+from argosy_server import doctor
+from argosy_server.api.port import Facts
+from argosy_server.broker import Broker, open_broker
+from argosy_server.ca import CertificateAuthority
+from argosy_server.dispatcher import Dispatcher
+
+from argosy_server.enrolment import EnrolmentServer
+from argosy_server.gateway import Gateway
+
+from argosy_server.registry import Registry
+from argosy_server.runs.supervisor import RunSupervisor
+from argosy_server.settings import CoordinatorSettings
+from argosy_server.store import Store
+
+log = get_logger(__name__)
+
+SINK = "c0"
+"""The name of this coordinator's chunk topics; further workers would have names of their own."""
+
+GRACE_S = 10.0
+"""How long a device may stay away, after the broker's delay of its will, before what it owes is answered for it."""
+
+MAX_UPLOAD = 16 * 1024**3
+TICK_S = 1.0
+FIRST_CONNECTION_S = 30.0
+
+
+class Coordinator:
+    """One coordinator on one state directory. Implements `CoordinatorPort`."""
+
+    def __init__(self, settings: CoordinatorSettings, *, clock: Clock, rng: random.Random) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._rng = rng
+        state = private_folder(settings.state_dir)
+        self.store = Store.open(settings.database_url, clock)
+        self.blobs = BlobStore(settings.blobs_dir)
+        self.ca = CertificateAuthority.open(state / "ca", clock)
+        self._broker: Broker = open_broker(settings.broker, self.ca, state / "broker", clock=clock, rng=rng)
+        self._registry = Registry(clock=clock, grace_s=GRACE_S)
+        self._stopping = threading.Event()
+        self._ticker = threading.Thread(target=self._tick_on, name="ticker", daemon=True)
+
+    # --- life
+
+    def start(self) -> None:
+        """Bring everything up; return once the broker is connected and devices may come.
+
+        Raises:
+            PortInUse, BrokerFailedToStart, BrokerUnreachable, StorageFailed: what stands in the way.
+        """
+        self._broker.start()
+        self._link = self._make_link()
+        self._gateway = Gateway(self._link, self.store, clock=self._clock, sink=SINK)
+        self._dispatcher = Dispatcher(
+            gateway=self._gateway,
+            store=self.store,
+            blobs=self.blobs,
+            registry=self._registry,
+            clock=self._clock,
+            sink=SINK,
+            resend_s=self.settings.runs.resend_s,
+            grace_s=GRACE_S,
+            max_upload=MAX_UPLOAD,
+        )
+        self.runs = RunSupervisor(
+            store=self.store,
+            blobs=self.blobs,
+            dispatcher=self._dispatcher,
+            registry=self._registry,
+            clock=self._clock,
+            folder=private_folder(self.settings.state_dir / "runs"),
+            settings=self.settings.runs,
+            log_level=self.settings.log_level,
+        )
+        self.runs.recover()
+        self._enrolment = self._make_enrolment()
+        self._link.on_up(self._link_is_up)
+        self._link.on_down(self._link_is_down)
+        self._link.start()
+        if not self._link.wait_connected(FIRST_CONNECTION_S):
+            raise self._link.last_error or BrokerUnreachable(address=self._address(), why="no answer")
+        self._enrolment.start()
+        self._ticker.start()
+        log.info("coordinator.started", version=__version__, broker=self._broker.kind, address=self._address())
+
+    def stop(self) -> None:
+        """Take everything down, in bounded time. May be called when `start` failed half-way."""
+        self._stopping.set()
+        for part in ("_enrolment", "runs", "_dispatcher", "_link", "_broker"):
+            built = getattr(self, part, None)
+            if built is None:
+                continue
+            try:
+                built.close() if part in ("runs", "_dispatcher") else built.stop()
+            except Exception as error:  # noqa: BLE001  (the other parts must be stopped all the same)
+                log.error("coordinator.stop_failed", exc=error, part=part)
+        self.store.close()
+        log.info("coordinator.stopped")
+
+    # --- CoordinatorPort
+
+    def health(self) -> Facts:
+        """See `CoordinatorPort.health`."""
+        online = self._registry.online()
+        return {
+            "status": "ok" if self._link.connected else "broker-unreachable",
+            "version": __version__,
+            "pid": os.getpid(),
+            "site": self.settings.site,
+            "state_dir": str(self.settings.state_dir),
+            "broker": {"kind": self._broker.kind, "address": self._address(), "connected": self._link.connected},
+            "devices_online": len(online),
+            "devices_total": len(self.store.devices.list()),
+            "runs_active": self.runs.active(),
+        }
+
+    def presence(self, device: str) -> Facts:
+        """See `CoordinatorPort.presence`."""
+        view = self._registry.view(device)
+        return {
+            "online": view.online,
+            "doing": view.doing,
+            "heartbeat": view.heartbeat,
+            "since": view.since.isoformat() if view.since else None,
+        }
+
+    def enrolment_endpoint(self) -> tuple[str, str]:
+        """See `CoordinatorPort.enrolment_endpoint`."""
+        return self._enrolment.url, self.ca.pin
+
+    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], options: dict[str, object]) -> int:
+        """See `CoordinatorPort.start_run`."""
+        return self.runs.start(bundle, rounds, config, options)
+
+    def stop_run(self, run: int) -> None:
+        """See `CoordinatorPort.stop_run`."""
+        self.runs.stop(run)
+
+    def run_log_path(self, run: int) -> Path:
+        """See `CoordinatorPort.run_log_path`."""
+        return self.runs.log_path(run)
+
+    def live(self, run: int) -> Sequence[Facts]:
+        """See `CoordinatorPort.live`."""
+        names = {row.device: row.name for row in self.store.devices.list()}
+        return self.runs.live(run).rows(
+            lambda device: names.get(device, device), lambda device: self._registry.view(device).doing
+        )
+
+    def doctor(self) -> Sequence[Facts]:
+        """See `CoordinatorPort.doctor`."""
+        state, now = self.settings.state_dir, self._clock.wall()
+        online, total = len(self._registry.online()), len(self.store.devices.list())
+        return doctor.examine(
+            [
+                lambda: doctor.broker(
+                    self._broker.kind, self._address(), connected=self._link.connected, error=self._link.last_error
+                ),
+                lambda: doctor.mosquitto(self._broker.kind),
+                lambda: doctor.disk(state),
+                lambda: doctor.state_is_private(state),
+                lambda: doctor.certificate(self.ca.certificate.not_valid_after_utc, now),
+                lambda: doctor.clock_is_sane(now),
+                lambda: doctor.devices(online, total),
+            ]
+        )
+
+    def wait_event(self, run: int, after: int, timeout_s: float) -> bool:
+        """See `CoordinatorPort.wait_event`."""
+        return self.runs.wait_event(run, after, timeout_s)
+
+    # --- parts
+
+    def _address(self) -> str:
+        host, port = self._broker.address
+        return f"{host}:{port}"
+
+    def _make_link(self) -> Link:
+        host, port = self._broker.address
+        settings = LinkSettings(
+            host=host,
+            port=port,
+            client_id="coordinator",
+            tls=self.ca.coordinator_tls(),
+            receive_maximum=1000,
+            # a coordinator that is away for long gives up its runs, so old replies are worth nothing
+            session_expiry_s=3600,
+        )
+        return Link(settings, clock=self._clock, rng=self._rng, will=lambda: self._state_message(online=False))
+
+    def _state_message(self, *, online: bool) -> Will:
+        """The coordinator's retained STATE: devices can tell a quiet coordinator from an absent one."""
+        body: bytes = msgpack.packb({"online": online, "version": __version__})
+        envelope = encode(Envelope(kind="coordinator-state", body=body))
+        return Will(topics.coordinator_state(self.settings.site), envelope, delay_s=0)
+
+    def _make_enrolment(self) -> EnrolmentServer:
+        raise NotImplementedError
+
+    def _link_is_up(self, session_present: bool) -> None:  # noqa: FBT001  (the link's callback)
+        log.info("coordinator.broker_connected", address=self._address(), session_present=session_present)
+        state = self._state_message(online=True)
+        self._link.publish(state.topic, state.payload, qos=1, retain=True)
+        self._dispatcher.link_up()
+
+    def _link_is_down(self, why: str) -> None:
+        log.warning("coordinator.broker_lost", address=self._address(), why=why)
+        self._dispatcher.link_down()
+
+    def _tick_on(self) -> None:
+        """Once a second: presence, re-sends, deadlines, transfers. A failure is logged and the ticking goes on."""
+        while not self._stopping.wait(TICK_S):
+            try:
+                self._registry.tick()
+                self._dispatcher.tick()
+            except Exception as error:  # noqa: BLE001  (the clock of the daemon must not stop)
+                log.error("coordinator.tick_failed", exc=error)

@@ -1,0 +1,407 @@
+"""Carries instructions to devices and their replies back, through restarts of either end and of the broker.
+
+An instruction is in the database before it is sent, is sent again until the device says that it is journaled, and is
+answered exactly once: by the device's reply, by its deadline, or because the device was lost. A reply is in the
+database before its receipt goes out; duplicates and late replies get a receipt and nothing else. States and transitions
+are those of `argosy_server.store.instructions`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from argosy_common.blobs import BlobExchange, BlobRef, BlobStore, TransferOutcome
+from argosy_common.clock import Clock
+from argosy_common.errors import ArgosyError, DeviceLost, ReplyTimedOut, TransferRefused, error_from_wire
+from argosy_common.logs import get_logger
+from argosy_common.wire.bodies import (
+    Accepted,
+    Birth,
+    BlobPart,
+    Cancel,
+    Death,
+    Heartbeat,
+    Instruction,
+    Offer,
+    Progress,
+    Rebirth,
+    Received,
+    Refused,
+    Reply,
+)
+from argosy_common.wire.envelope import Envelope, encode
+from argosy_server.gateway import TRANSFER_KINDS, Gateway
+from argosy_server.registry import Registry
+from argosy_server.store import NewInstruction, Store
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One message of a run process, on its way to a device."""
+
+    id: str
+    device: str
+    node_id: int
+    round: int | None
+    message_type: str
+    flower: bytes
+    blobs: tuple[BlobRef, ...]
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class RunApp:
+    """What every instruction of a run carries besides its message."""
+
+    run: int
+    bundle: BlobRef
+    client_app: str
+    run_config: dict[str, bool | int | float | str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of an instruction: the reply, or the named error that stands for it."""
+
+    id: str
+    device: str
+    reply: Reply | None
+    error: ArgosyError | None
+
+
+@dataclass
+class _Pending:
+    """An instruction that is not answered yet."""
+
+    out: Outgoing
+    run: int
+    envelope: bytes
+    digests: tuple[bytes, ...]
+    """The blobs it refers to, the app's bundle among them: what its device may fetch."""
+    expires_at: float
+    accepted: bool = False
+    sent_at: float | None = None
+    collecting: bool = False
+    """Its reply is here and its blobs are being fetched."""
+
+
+AnswerListener = Callable[[Answer], None]
+
+
+class Dispatcher:
+    """The coordinator's end of every instruction. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        *,
+        gateway: Gateway,
+        store: Store,
+        blobs: BlobStore,
+        registry: Registry,
+        clock: Clock,
+        sink: str,
+        resend_s: float,
+        grace_s: float,
+        max_upload: int,
+    ) -> None:
+        self._gateway = gateway
+        self._store = store
+        self._blobs = blobs
+        self._registry = registry
+        self._clock = clock
+        self._resend_s = resend_s
+        self._grace_s = grace_s
+        self._max_upload = max_upload
+        self._pending: dict[str, _Pending] = {}
+        self._listeners: dict[int, AnswerListener] = {}
+        self._lock = threading.RLock()
+        self.exchange = BlobExchange(
+            blobs,
+            clock=clock,
+            sink=sink,
+            post=gateway.post,
+            post_chunk=gateway.post_chunk,
+            allow_upload=self._allow_upload,
+            may_serve=self._may_serve,
+        )
+        gateway.handle(Birth, self._on_birth)
+        gateway.handle(Death, self._on_death)
+        gateway.handle(Heartbeat, self._on_heartbeat)
+        gateway.handle(Accepted, self._on_accepted)
+        gateway.handle(Progress, self._on_progress)
+        gateway.handle(Reply, self._on_reply)
+        gateway.handle(Refused, self._on_refused)
+        for kind in TRANSFER_KINDS:
+            gateway.handle(kind, lambda device, _envelope, body: self.exchange.handle(device, body))
+        gateway.handle_chunks(self.exchange.handle_chunk)
+        registry.on_lost(self._on_lost)
+
+    # --- for runs
+
+    def listen(self, run: int, listener: AnswerListener) -> None:
+        """Send the answers of `run` to `listener`, which is called on the link's or a worker's thread; be quick."""
+        with self._lock:
+            self._listeners[run] = listener
+
+    def submit(self, app: RunApp, messages: Iterable[Outgoing]) -> None:
+        """Record the messages, then send them. Returns once they are in the database."""
+        now = self._clock.monotonic()
+        entries = [
+            _Pending(
+                out=out,
+                run=app.run,
+                envelope=encode(_instruction(app, out)),
+                digests=(*(ref.digest for ref in out.blobs), app.bundle.digest),
+                expires_at=now + out.deadline_s,
+            )
+            for out in messages
+        ]
+        self._store.instructions.add_many(
+            [
+                NewInstruction(
+                    id=entry.out.id,
+                    run=app.run,
+                    round=entry.out.round,
+                    device=entry.out.device,
+                    message_type=entry.out.message_type,
+                    envelope=entry.envelope,
+                    deadline_s=entry.out.deadline_s,
+                )
+                for entry in entries
+            ]
+        )
+        with self._lock:
+            self._pending.update({entry.out.id: entry for entry in entries})
+        for entry in entries:
+            self._send(entry)
+
+    def give_up(self, ids: Iterable[str], seconds: float) -> None:
+        """Stop waiting for these: their devices did not answer within `seconds`."""
+        for each in ids:
+            with self._lock:
+                entry = self._pending.get(each)
+            if entry is not None:
+                self._answer(entry, None, ReplyTimedOut(device=entry.out.device, seconds=round(seconds, 1)), "expired")
+
+    def close_run(self, run: int) -> None:
+        """Forget a run: cancel what is open, and tell the devices that took part to drop its state."""
+        with self._lock:
+            self._listeners.pop(run, None)
+            mine = [entry for entry in self._pending.values() if entry.run == run]
+            for entry in mine:
+                self._pending.pop(entry.out.id, None)
+        self._store.instructions.cancel_run(run)
+        for device in {row.device for row in self._store.instructions.of_run(run, None)}:
+            self._gateway.post(device, Cancel(), run=run)
+
+    def needs(self, digest: bytes) -> bool:
+        """Tell whether a device that has not answered yet may still fetch this blob."""
+        with self._lock:
+            return any(digest in entry.digests for entry in self._pending.values())
+
+    # --- time
+
+    def tick(self) -> None:
+        """Re-send, expire and pace transfers. Called about once a second."""
+        now = self._clock.monotonic()
+        with self._lock:
+            entries = list(self._pending.values())
+        for entry in entries:
+            if now >= entry.expires_at:
+                seconds = round(entry.out.deadline_s, 1)
+                self._answer(entry, None, ReplyTimedOut(device=entry.out.device, seconds=seconds), "expired")
+            elif not entry.accepted and (entry.sent_at is None or now - entry.sent_at >= self._resend_s):
+                self._send(entry)
+        self.exchange.tick()
+
+    def link_up(self) -> None:
+        """The broker is back, perhaps with an empty memory: send what is not known to be journaled."""
+        with self._lock:
+            entries = [entry for entry in self._pending.values() if not entry.accepted]
+        for device in self._registry.online():
+            self.exchange.peer_up(device)
+        for entry in entries:
+            self._send(entry)
+
+    def link_down(self) -> None:
+        """The broker is gone: nothing is in flight any more."""
+        for device in self._registry.online():
+            self.exchange.peer_down(device)
+
+    def close(self) -> None:
+        """Stop transfers."""
+        self.exchange.close()
+
+    # --- from devices
+
+    def _on_birth(self, device: str, _envelope: Envelope, body: Birth) -> None:
+        fresh = self._registry.born(device, body)
+        if fresh:
+            self._store.devices.seen(device, boot=body.boot, version=body.version, machine=body.machine, name=body.name)
+            log.info("device.online", device=device, name=body.name, boot=body.boot[:8], session=body.session)
+        self.exchange.peer_up(device)
+        known = set(body.pending)
+        with self._lock:
+            mine = [entry for entry in self._pending.values() if entry.out.device == device]
+            for entry in mine:
+                # what the device says it holds needs no sending; all else it may have lost, so it gets it again
+                entry.accepted = entry.out.id in known
+        for entry in mine:
+            if not entry.accepted:
+                self._send(entry)
+
+    def _on_death(self, device: str, _envelope: Envelope, body: Death) -> None:
+        self._registry.died(device, body)
+        if not self._registry.view(device).online:
+            self.exchange.peer_down(device)
+            log.info("device.offline", device=device, clean=body.clean)
+
+    def _on_heartbeat(self, device: str, _envelope: Envelope, body: Heartbeat) -> None:
+        if not self._registry.view(device).online:
+            # its birth was lost, or we were away: ask for it rather than guess
+            self._gateway.post(device, Rebirth())
+        self._registry.beat(device, body)
+
+    def _on_accepted(self, device: str, envelope: Envelope, _body: Accepted) -> None:
+        entry = self._entry(device, envelope)
+        if entry is not None and not entry.accepted:
+            entry.accepted = True
+            self._store.instructions.accepted(entry.out.id)
+
+    def _on_progress(self, device: str, envelope: Envelope, body: Progress) -> None:
+        if self._entry(device, envelope) is not None:
+            self._registry.does(device, body.doing)
+
+    def _on_refused(self, device: str, envelope: Envelope, body: Refused) -> None:
+        error = error_from_wire(body.error.model_dump())
+        log.warning("device.refused", device=device, message=envelope.reply_to, code=error.code, why=error.message)
+        entry = self._entry(device, envelope)
+        if entry is not None:
+            self._answer(entry, None, error, "failed")
+
+    def _on_reply(self, device: str, envelope: Envelope, body: Reply) -> None:
+        entry = self._entry(device, envelope)
+        if entry is None:
+            log.info("dispatcher.late_or_repeated_reply", device=device, message=envelope.reply_to)
+            self._gateway.post(device, Received(), reply_to=envelope.reply_to)
+            return
+        with self._lock:
+            if entry.collecting:
+                return  # a repetition, while its blobs are on their way
+            entry.collecting = True
+        missing = [ref for part in body.blobs if not self._blobs.has((ref := _ref(part)).digest)]
+        _Collector(self, entry, body, missing).start()
+
+    def _allow_upload(self, device: str, offer: Offer) -> ArgosyError | None:
+        """Devices upload only while they owe an answer, and only what fits."""
+        with self._lock:
+            owes = any(entry.out.device == device for entry in self._pending.values())
+        if not owes:
+            return TransferRefused(peer="the coordinator", digest=offer.digest.hex(), why="nothing is due from you")
+        if offer.size > self._max_upload:
+            why = f"{offer.size} bytes are over the limit of {self._max_upload}"
+            return TransferRefused(peer="the coordinator", digest=offer.digest.hex(), why=why)
+        return None
+
+    def _may_serve(self, device: str, digest: bytes) -> bool:
+        """A device may fetch what an instruction of its own refers to, and nothing else."""
+        with self._lock:
+            return any(entry.out.device == device and digest in entry.digests for entry in self._pending.values())
+
+    def _on_lost(self, device: str) -> None:
+        log.warning("device.lost", device=device, grace_s=self._grace_s)
+        with self._lock:
+            mine = [entry for entry in self._pending.values() if entry.out.device == device]
+        for entry in mine:
+            self._answer(entry, None, DeviceLost(device=device, grace_s=round(self._grace_s)), "failed")
+
+    # --- inside
+
+    def _entry(self, device: str, envelope: Envelope) -> _Pending | None:
+        """Return the pending instruction that `device` answers; another device's is none of its business."""
+        with self._lock:
+            entry = self._pending.get(envelope.reply_to or "")
+        return entry if entry is not None and entry.out.device == device else None
+
+    def _send(self, entry: _Pending) -> None:
+        now = self._clock.monotonic()
+        if not self._registry.view(entry.out.device).online:
+            return  # its birth will send it
+        if self._gateway.post_job(entry.out.device, entry.envelope, expires_s=max(1.0, entry.expires_at - now)):
+            entry.sent_at = now
+
+    def _collected(self, entry: _Pending, reply: Reply, failure: ArgosyError | None) -> None:
+        """The reply's blobs are here, or cannot be had."""
+        error = failure or (error_from_wire(reply.error.model_dump()) if reply.error else None)
+        self._answer(entry, reply, error, "failed" if error else "replied")
+
+    def _answer(self, entry: _Pending, reply: Reply | None, error: ArgosyError | None, state: str) -> None:
+        """Record the one answer of an instruction, then send the receipt, then tell the run."""
+        packed = reply.pack() if reply is not None else None
+        first = self._store.instructions.answered(entry.out.id, packed, error.to_wire() if error else None, state)
+        if reply is not None:
+            self._gateway.post(entry.out.device, Received(), reply_to=entry.out.id)
+        if not first:
+            return
+        with self._lock:
+            self._pending.pop(entry.out.id, None)
+            listener = self._listeners.get(entry.run)
+        self._registry.does(entry.out.device, "idle")
+        if listener is not None:
+            listener(Answer(entry.out.id, entry.out.device, reply, error))
+
+
+class _Collector:
+    """Fetches the blobs of one reply that were not uploaded with it, then hands the reply on."""
+
+    def __init__(self, dispatcher: Dispatcher, entry: _Pending, reply: Reply, missing: list[BlobRef]) -> None:
+        self._dispatcher = dispatcher
+        self._entry = entry
+        self._reply = reply
+        self._missing = missing
+        self._left = len(missing)
+        self._failure: ArgosyError | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Fetch all side by side; without any, hand on at once."""
+        if not self._missing:
+            self._dispatcher._collected(self._entry, self._reply, None)
+        for ref in self._missing:
+            self._dispatcher.exchange.fetch(self._entry.out.device, ref, self._fetched)
+
+    def _fetched(self, outcome: TransferOutcome) -> None:
+        with self._lock:
+            self._left -= 1
+            self._failure = self._failure or outcome.error
+            last = self._left == 0
+        if last:
+            self._dispatcher._collected(self._entry, self._reply, self._failure)
+
+
+def _ref(part: BlobPart) -> BlobRef:
+    return BlobRef(part.digest, part.size)
+
+
+def _instruction(app: RunApp, out: Outgoing) -> Envelope:
+    body = Instruction(
+        flower=out.flower,
+        blobs=[BlobPart(digest=ref.digest, size=ref.size) for ref in out.blobs],
+        app=BlobPart(digest=app.bundle.digest, size=app.bundle.size),
+        client_app=app.client_app,
+        run_config=app.run_config,
+        node_id=out.node_id,
+    )
+    return Envelope(
+        kind=body.kind,
+        body=body.pack(),
+        id=out.id,
+        run=app.run,
+        round=out.round,
+        expires_in=out.deadline_s,
+        blobs=(*(ref.digest for ref in out.blobs), app.bundle.digest),
+    )

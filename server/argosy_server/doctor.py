@@ -1,0 +1,92 @@
+"""`argosy doctor`: small checks of the installation, each with what to do when it fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from argosy_common.errors import ArgosyError
+from argosy_server.broker import find_mosquitto
+
+LEAST_FREE = 1024**3
+"""Bytes of free disk below which a coordinator is in danger: a few large models."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+    def row(self) -> dict[str, object]:
+        """Return it for the admin API."""
+        return asdict(self)
+
+
+def disk(state_dir: Path) -> Check:
+    """Is there room for blobs?"""
+    free = shutil.disk_usage(state_dir).free
+    remedy = "" if free >= LEAST_FREE else f"Free some space on the disk of {state_dir}."
+    return Check("disk", free >= LEAST_FREE, f"{free / 1024**3:.1f} GB free in {state_dir}", remedy)
+
+
+def state_is_private(state_dir: Path) -> Check:
+    """Are keys and models out of other users' reach?"""
+    mode = state_dir.stat().st_mode & 0o777
+    ok = mode & 0o007 == 0
+    return Check("state directory", ok, f"{state_dir} has mode {mode:o}", "" if ok else f"chmod 700 {state_dir}")
+
+
+def broker(kind: str, address: str, *, connected: bool, error: ArgosyError | None) -> Check:
+    """Does the broker answer?"""
+    if connected:
+        return Check("broker", ok=True, detail=f"{kind} at {address}, connected")
+    detail = error.message if error else f"{kind} at {address} does not answer"
+    return Check("broker", ok=False, detail=detail, remedy=error.remedy_text if error else "See the coordinator's log.")
+
+
+def mosquitto(kind: str) -> Check:
+    """Is the recommended broker installed?"""
+    found = find_mosquitto()
+    if kind == "external" or found is not None:
+        return Check("mosquitto", ok=True, detail=str(found) if found else "not needed: the broker is external")
+    remedy = "Install the package mosquitto: the embedded broker has no access control and serves this machine only."
+    return Check("mosquitto", ok=False, detail="not installed; the embedded broker is used", remedy=remedy)
+
+
+def certificate(not_after: datetime, now: datetime) -> Check:
+    """Is the certificate authority's certificate good for a while?"""
+    left = not_after - now
+    remedy = "" if left > timedelta(days=30) else "Plan its replacement; devices enrol again under a new one."
+    return Check("certificate authority", left > timedelta(days=30), f"valid for {left.days} more days", remedy)
+
+
+def clock_is_sane(now: datetime) -> Check:
+    """Is this machine's clock set? Certificates are dated by it."""
+    ok = now.year >= 2026
+    return Check("clock", ok, f"{now:%Y-%m-%d %H:%M} UTC", "" if ok else "Set the clock, or install an NTP client.")
+
+
+def devices(online: int, total: int) -> Check:
+    """Is anybody there?"""
+    ok = total == 0 or online > 0
+    remedy = "" if ok else "Check the boards and their network; `argosy device list` shows when each was last seen."
+    return Check("devices", ok, f"{online} of {total} online", remedy)
+
+
+def examine(checks: list[Callable[[], Check]]) -> list[dict[str, object]]:
+    """Run the checks; one that cannot be made is a finding itself."""
+    rows: list[dict[str, object]] = []
+    for check in checks:
+        try:
+            rows.append(check().row())
+        except (OSError, ArgosyError) as error:
+            rows.append(Check(check.__name__, ok=False, detail=str(error), remedy=f"(process {os.getpid()})").row())
+    return rows

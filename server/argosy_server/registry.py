@@ -1,0 +1,129 @@
+"""Who is there: presence of devices from births, deaths and heartbeats (DESIGN.md, decision 8).
+
+Presence is a view, not a record: it is rebuilt from retained births after every restart, so it lives in memory only. A
+death makes a device *away*; when it stays away for the grace time it is *lost*, and what it owed is answered for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+
+from argosy_common.clock import Clock
+from argosy_common.wire.bodies import Birth, Death, Heartbeat
+
+
+class Presence(Enum):
+    """Where a device stands."""
+
+    UNSEEN = "unseen"
+    ONLINE = "online"
+    AWAY = "away"
+    LOST = "lost"
+
+
+TRANSITIONS: dict[tuple[Presence, str], Presence] = {
+    (Presence.UNSEEN, "birth"): Presence.ONLINE,
+    (Presence.UNSEEN, "death"): Presence.AWAY,
+    (Presence.ONLINE, "birth"): Presence.ONLINE,
+    (Presence.ONLINE, "death"): Presence.AWAY,
+    (Presence.AWAY, "birth"): Presence.ONLINE,
+    (Presence.AWAY, "death"): Presence.AWAY,
+    (Presence.AWAY, "grace-over"): Presence.LOST,
+    (Presence.LOST, "birth"): Presence.ONLINE,
+    (Presence.LOST, "death"): Presence.LOST,
+}
+
+
+@dataclass(frozen=True)
+class DeviceView:
+    """What is known of one device at this moment."""
+
+    device: str
+    presence: Presence = Presence.UNSEEN
+    since: datetime | None = None
+    """Wall-clock time of the last change, by the coordinator's clock; for showing only."""
+    boot: str = ""
+    doing: str = ""
+    heartbeat: dict[str, object] = field(default_factory=dict)
+    away_at: float = 0.0
+
+    @property
+    def online(self) -> bool:
+        """True while the device can be given work."""
+        return self.presence is Presence.ONLINE
+
+
+class Registry:
+    """The views of all devices. Safe to use from any thread; listeners run on the caller's thread."""
+
+    def __init__(self, *, clock: Clock, grace_s: float) -> None:
+        self._clock = clock
+        self._grace_s = grace_s
+        self._views: dict[str, DeviceView] = {}
+        self._lock = threading.Lock()
+        self._on_lost: Callable[[str], None] = lambda _device: None
+
+    def on_lost(self, listener: Callable[[str], None]) -> None:
+        """Name who is told of a device whose grace is over."""
+        self._on_lost = listener
+
+    def view(self, device: str) -> DeviceView:
+        """Return the view of `device`, which may be unseen."""
+        with self._lock:
+            return self._views.get(device, DeviceView(device))
+
+    def online(self) -> list[str]:
+        """Return the devices that can be given work, sorted."""
+        with self._lock:
+            return sorted(view.device for view in self._views.values() if view.online)
+
+    def born(self, device: str, birth: Birth) -> bool:
+        """Note a birth; True if the device was not online under this boot id before."""
+        before = self.view(device)
+        self._move(device, "birth", birth.boot, before.doing if before.boot == birth.boot else "idle")
+        return not (before.online and before.boot == birth.boot)
+
+    def died(self, device: str, death: Death) -> None:
+        """Note a death. That of an earlier boot (a late last will) changes nothing."""
+        view = self.view(device)
+        if view.boot and view.boot != death.boot:
+            return
+        self._move(device, "death", death.boot, "")
+
+    def beat(self, device: str, heartbeat: Heartbeat) -> None:
+        """Note a heartbeat."""
+        with self._lock:
+            view = self._views.get(device, DeviceView(device))
+            shown = heartbeat.model_dump(exclude_none=True, exclude={"doing"})
+            self._views[device] = replace(view, heartbeat=shown)
+
+    def does(self, device: str, doing: str) -> None:
+        """Note what the device does, in a word or two."""
+        with self._lock:
+            view = self._views.get(device, DeviceView(device))
+            self._views[device] = replace(view, doing=doing)
+
+    def tick(self) -> None:
+        """Declare lost the devices whose grace is over, and tell the listener. Called about once a second."""
+        now = self._clock.monotonic()
+        with self._lock:
+            over = [
+                view.device
+                for view in self._views.values()
+                if view.presence is Presence.AWAY and now - view.away_at >= self._grace_s
+            ]
+        for device in over:
+            self._move(device, "grace-over", self.view(device).boot, "")
+            self._on_lost(device)
+
+    def _move(self, device: str, event: str, boot: str, doing: str) -> None:
+        with self._lock:
+            view = self._views.get(device, DeviceView(device))
+            after = TRANSITIONS[(view.presence, event)]
+            if after is not view.presence:
+                view = replace(view, presence=after, since=self._clock.wall(), away_at=self._clock.monotonic())
+            self._views[device] = replace(view, boot=boot, doing=doing)

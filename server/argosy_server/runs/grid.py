@@ -1,0 +1,298 @@
+"""EdgeGrid: the Flower `Grid` whose nodes are boards behind a broker.
+
+It gives messages their ids, stores their arrays as blobs once for all devices, hands them to the daemon, and waits with
+a bound. Where Flower would be silent it is loud: too few devices, no valid reply, arrays that changed shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from argosy_common.blobs import BlobStore
+from argosy_common.clock import Clock
+from argosy_common.errors import AppRaised, ArgosyError, ArraysChanged, NoValidReply, ReplyTimedOut, TooFewDevices
+from argosy_common.flower import compat
+from argosy_common.flower.messages import MessageDumper, load_message
+from argosy_common.logs import get_logger
+from argosy_common.wire.envelope import new_id
+from argosy_server.runs.holdings import Holdings
+from argosy_server.runs.phases import Phase
+from argosy_server.runs.port import DaemonPort, NodeAnswer, PushedMessage
+
+log = get_logger(__name__)
+
+MUST_ANSWER = ("train", "evaluate")
+"""Phases that end the run when not one device answers; a query's failures are the app's to judge."""
+
+_STARVING_GAP_S = 5.0
+"""Flower's `sample_nodes` asks every second for devices that are missing; calls further apart are not that loop."""
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """Bounds of waiting, in seconds, and checks."""
+
+    device_wait_s: float = 60.0
+    """How long a strategy may wait for its minimum of devices."""
+    reply_timeout_s: float = 3600.0
+    """How long a device may take where neither the message nor the caller says."""
+    check_arrays: bool = True
+    """Refuse train replies whose arrays have other shapes than those sent."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """An instruction that is under way; it holds the message's head only, never its arrays."""
+
+    head: Message
+    device: str
+    phase: Phase
+    shapes: dict[str, tuple[int, ...]]
+    at: float
+    deadline_s: float
+
+
+class EdgeGrid(Grid):
+    """See the module. Used by one thread, the server app's."""
+
+    def __init__(
+        self,
+        *,
+        port: DaemonPort,
+        store: BlobStore,
+        run_id: int,
+        settings: GridSettings,
+        clock: Clock,
+        wanted: Callable[[], int | None],
+    ) -> None:
+        """Make a grid; `wanted` tells the minimum that the strategy last said it waits for, if it is known."""
+        self._port = port
+        self._store = store
+        self._run = compat.empty_run(run_id)
+        self._settings = settings
+        self._clock = clock
+        self._wanted = wanted
+        self._sent: dict[str, _Sent] = {}
+        self._holdings = Holdings(port.release)
+        self._hungry_since: float | None = None
+        self._asked_at = float("-inf")
+
+    # --- the Grid interface
+
+    def set_run(self, run: Any) -> None:  # noqa: ANN401  (Flower's Run is private, and an int in older versions)
+        """See `Grid.set_run`."""
+        self._run = compat.empty_run(run) if isinstance(run, int) else run
+
+    @property
+    def run(self) -> Any:  # noqa: ANN401  (Flower's Run is private)
+        """See `Grid.run`."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """See `Grid.create_message`; kept for older apps."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the node ids of the devices that are online.
+
+        Raises:
+            TooFewDevices: it was asked again and again for `device_wait_s` seconds and nothing was sent meanwhile, as
+                Flower's `sample_nodes` does, for ever, below the strategy's minimum.
+        """
+        nodes = self._port.nodes()
+        now = self._clock.monotonic()
+        if now - self._asked_at > _STARVING_GAP_S:
+            self._hungry_since = now
+        self._asked_at = now
+        waited = now - (self._hungry_since if self._hungry_since is not None else now)
+        if waited > 0.5:
+            self._port.event("waiting-for-devices", online=len(nodes), wanted=self._wanted())
+        if waited >= self._settings.device_wait_s:
+            wanted = self._wanted()
+            raise TooFewDevices(
+                wanted=wanted if wanted is not None else f"more than {len(nodes)}",
+                online=len(nodes),
+                waited=round(waited),
+                devices=", ".join(map(device_id, nodes)) or "none",
+            )
+        return nodes
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; return their ids. The devices' answers are had with `pull_messages`."""
+        return self._push(list(messages), self._settings.reply_timeout_s)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return, without waiting, the replies to `message_ids` that are here; each is returned once."""
+        return [self._open(answer) for answer in self._port.take(list(message_ids))]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages and wait for their replies, at most `timeout` seconds (`reply_timeout_s` if None).
+
+        Returns:
+            The replies, errors among them; those that missed the time are absent.
+
+        Raises:
+            NoValidReply: it was a train or evaluate phase and not one reply is valid.
+        """
+        outgoing = list(messages)
+        if not outgoing:
+            return []
+        seconds = min(timeout, 1e8) if timeout is not None else self._settings.reply_timeout_s
+        deadline = self._clock.monotonic() + seconds
+        waiting = set(self._push(outgoing, seconds))
+        del outgoing, messages
+        phases = {id(phase): phase for phase in (self._sent[each].phase for each in waiting)}
+        replies: list[Message] = []
+        while waiting and self._port.wait_for(waiting, deadline):
+            answers = self._port.take(waiting)
+            waiting.difference_update(answer.id for answer in answers)
+            replies.extend(self._open(answer) for answer in answers)
+        self._missed(waiting, seconds)
+        for phase in phases.values():
+            self._finish(phase)
+        return replies
+
+    # --- out
+
+    def _push(self, messages: list[Message], timeout: float) -> list[str]:
+        self._hungry_since = None
+        self._asked_at = float("-inf")
+        now = self._clock.monotonic()
+        for message in messages:
+            compat.set_message_id(message, new_id())
+        dumper = MessageDumper(self._store, release=True)
+        dumped = [dumper.dump(message) for message in messages]
+        phases = self._phases(messages, now)
+        pushed: list[PushedMessage] = []
+        for message, dump in zip(messages, dumped, strict=True):
+            meta = message.metadata
+            self._holdings.hold(message)
+            deadline = min(meta.ttl, timeout)
+            phase = phases[(meta.group_id, meta.message_type)]
+            self._sent[meta.message_id] = _Sent(
+                compat.head_of(message), device_id(meta.dst_node_id), phase, _shapes(message), now, deadline
+            )
+            pushed.append(
+                PushedMessage(
+                    id=meta.message_id,
+                    node_id=meta.dst_node_id,
+                    round=phase.round,
+                    message_type=meta.message_type,
+                    flower=dump.flower,
+                    blobs=tuple((ref.digest, ref.size) for ref in dump.blobs),
+                    deadline_s=deadline,
+                )
+            )
+        for phase in phases.values():
+            self._port.event("phase-started", **phase.started())
+        self._holdings.flush()
+        self._port.push(pushed)
+        return [message.id for message in pushed]
+
+    def _phases(self, messages: list[Message], now: float) -> dict[tuple[str, str], Phase]:
+        phases: dict[tuple[str, str], Phase] = {}
+        for message in messages:
+            meta = message.metadata
+            key = (meta.group_id, meta.message_type)
+            if key not in phases:
+                number = int(meta.group_id) if meta.group_id.isdigit() else None
+                phases[key] = Phase(number, meta.message_type, [], now)
+            phases[key].devices.append(device_id(meta.dst_node_id))
+        return phases
+
+    # --- in
+
+    def _open(self, answer: NodeAnswer) -> Message:
+        """Turn an answer into a Flower message, and count it."""
+        sent = self._sent.pop(answer.id)
+        try:
+            reply = self._read(sent, answer)
+            error = None
+        except ArgosyError as caught:
+            reply = compat.error_reply(sent.head, caught)
+            error = caught
+        data = sent.phase.add(
+            sent.device,
+            seconds=self._clock.monotonic() - sent.at,
+            error=error,
+            facts=answer.facts,
+            metrics=_metrics(reply),
+        )
+        self._port.event("device-reply", **data)
+        return reply
+
+    def _read(self, sent: _Sent, answer: NodeAnswer) -> Message:
+        """Return the reply; raises the named error that stands in its place."""
+        if answer.error is not None:
+            raise answer.error
+        reply = load_message(answer.flower, self._store, peer=sent.device)
+        self._holdings.hold(reply)
+        if reply.has_error():
+            raise AppRaised(why=reply.error.reason)
+        self._check_shapes(sent, reply)
+        return compat.addressed(reply, sent.head)
+
+    def _check_shapes(self, sent: _Sent, reply: Message) -> None:
+        if not self._settings.check_arrays or sent.phase.name != "train":
+            return
+        for name, shape in _shapes(reply).items():
+            expected = sent.shapes.get(name, shape)
+            if shape != expected:
+                raise ArraysChanged(device=sent.device, array=name, found=list(shape), expected=list(expected))
+
+    def _missed(self, ids: set[str], seconds: float) -> None:
+        if not ids:
+            return
+        self._port.give_up(ids, seconds)
+        for each in ids:
+            sent = self._sent.pop(each)
+            error = ReplyTimedOut(device=sent.device, seconds=round(seconds, 1))
+            data = sent.phase.add(sent.device, seconds=seconds, error=error, facts={}, metrics={})
+            self._port.event("device-reply", **data)
+
+    def _finish(self, phase: Phase) -> None:
+        self._port.event("phase-finished", **phase.finished(self._clock.monotonic()))
+        if not phase.replied and phase.name.split(".")[0] in MUST_ANSWER:
+            raise NoValidReply(phase=phase.name, round=phase.round, causes=phase.causes())
+
+
+def device_id(node_id: int) -> str:
+    """Return the device id of a Flower node id."""
+    return f"{node_id:016x}"
+
+
+def _shapes(message: Message) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays of a message by name.
+
+    One-dimensional uint8 arrays are left out: tree ensembles travel as such, opaque and growing.
+    """
+    return {
+        name: tuple(array.shape)
+        for record in message.content.array_records.values()
+        for name, array in record.items()
+        if not (array.dtype == "uint8" and len(array.shape) == 1)
+    }
+
+
+def _metrics(reply: Message) -> dict[str, float]:
+    """Return the scalar metrics of a reply by name."""
+    if not reply.has_content():
+        return {}
+    return {
+        name: float(value)
+        for record in reply.content.metric_records.values()
+        for name, value in record.items()
+        if isinstance(value, int | float)
+    }

@@ -1,0 +1,165 @@
+"""A run's own process: `python -m argosy_server.runs.process`, started by the supervisor with a channel.
+
+It unpacks the app, imports its server app and calls it with an `EdgeGrid`, once. Flower's `TaskIdentity` is global to
+a process, which is why a run has one to itself. Its output goes to the run's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from argosy_common.flower.arrays import write_arrays
+from flwr.app import ArrayRecord, Context, RecordDict
+
+from argosy_common import bundle, ipc, logs
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.clock import SystemClock
+from argosy_common.errors import AppImportFailed, ArgosyError, ProgrammingError, ServerAppFailed
+from argosy_common.flower import compat
+from argosy_common.logs import get_logger
+from argosy_server.runs.grid import EdgeGrid, GridSettings
+from argosy_server.runs.port import DaemonPort, RunStopped
+
+log = get_logger(__name__)
+
+SERVER_NODE_ID = 1
+"""Flower's node id of the server's side; no device has it (DESIGN.md, "Names")."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the daemon tells this process to run."""
+
+    run: int
+    store: str
+    bundle: bytes
+    folder: str
+    server_app: str
+    run_config: dict[str, bool | int | float | str]
+    rounds: int | None
+    grid: dict[str, Any]
+
+
+class RunObserver:
+    """Learns from Flower's strategy, without the app's help, what the operator wants to see.
+
+    Implements `argosy_common.flower.compat.StrategyObserver`.
+    """
+
+    def __init__(self, port: DaemonPort, store: BlobStore, rounds: int | None) -> None:
+        self._port = port
+        self._store = store
+        self._rounds = rounds
+        self.wanted: int | None = None
+        self.final_model: BlobRef | None = None
+
+    def starting(self, start: compat.StrategyStart) -> int | None:
+        """Tell the daemon what begins; return the operator's number of rounds, if there is one."""
+        rounds = self._rounds or start.rounds
+        self.wanted = start.min_nodes
+        self._port.update(strategy=start.name, rounds=rounds)
+        self._port.event("strategy-started", strategy=start.name, rounds=rounds)
+        return self._rounds
+
+    def waiting(self, online: int, wanted: int) -> None:  # noqa: ARG002  (the daemon knows who is online)
+        """Keep the minimum that the strategy waits for."""
+        self.wanted = wanted
+
+    def central(self, round_: int, metrics: compat.Metrics) -> None:
+        """Tell the daemon what the server app measured itself."""
+        told = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+        self._port.event("central", round=round_, metrics=told)
+
+    def finished(self, arrays: ArrayRecord) -> None:
+        """Keep the final model as a blob."""
+        if len(arrays):
+            self.final_model = write_arrays(arrays, self._store)
+
+
+def main() -> None:
+    """Take the assignment from the channel, run it, and say how it ended."""
+    # our own scripts' folder is not the app's; without this an app module could shadow ours
+    channel = ipc.Channel.inherited()
+    first = channel.receive(timeout=30.0)
+    if first is None:
+        sys.exit(1)
+    logs.configure(first.pop("log_level"))
+    assignment = Assignment(**first)
+    clock = SystemClock()
+    port = DaemonPort(channel, clock=clock)
+    port.start()
+    store = BlobStore(Path(assignment.store))
+    observer = RunObserver(port, store, assignment.rounds)
+    grid = EdgeGrid(
+        port=port,
+        store=store,
+        run_id=assignment.run,
+        settings=GridSettings(**assignment.grid),
+        clock=clock,
+        wanted=lambda: observer.wanted,
+    )
+    error, stopped = None, False
+    try:
+        _run(assignment, grid, observer, store)
+    except RunStopped:
+        stopped = True
+    except ArgosyError as caught:
+        traceback.print_exc()
+        error = caught
+    except (Exception, SystemExit) as caught:  # noqa: BLE001  (the app's own failure, told to the daemon)
+        traceback.print_exc()
+        error = ServerAppFailed(run=assignment.run, why=f"{type(caught).__name__}: {caught}")
+    final = observer.final_model
+    with contextlib.suppress(ConnectionError):  # the daemon is gone; it will call the run interrupted
+        port.finished(error, stopped=stopped, final_model=final.digest if final else None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if error is None else 1)  # an app may have left threads that would keep the process
+
+
+def _run(assignment: Assignment, grid: EdgeGrid, observer: RunObserver, store: BlobStore) -> None:
+    folder = Path(assignment.folder)
+    app_folder = folder / "app"
+    if not app_folder.exists():
+        bundle.unpack(store.path(assignment.bundle), app_folder)
+    compat.become_task(run_id=assignment.run, node_id=SERVER_NODE_ID)
+    server_app = _load(app_folder, assignment.server_app)
+    context = Context(
+        run_id=assignment.run,
+        node_id=SERVER_NODE_ID,
+        node_config={},
+        state=RecordDict(),
+        run_config=assignment.run_config,
+    )
+    compat.observe_strategies(observer)
+    server_app(grid, context)
+
+
+def _load(folder: Path, component: str) -> Any:  # noqa: ANN401  (the user's ServerApp)
+    """Import `module:attribute` from the app's folder."""
+    sys.path.insert(0, str(folder))
+    module, _, attribute = component.partition(":")
+    try:
+        found = importlib.import_module(module)
+        app = getattr(found, attribute)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (the app's own failure, named for the operator)
+        traceback.print_exc()
+        raise AppImportFailed(component=component, why=f"{type(error).__name__}: {error}") from None
+    if not callable(app):
+        raise AppImportFailed(component=component, why="it is not a ServerApp")
+    return app
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as failure:  # noqa: BLE001  (the last stop: into the run's log)
+        log.error("run.process_failed", exc=failure)
+        raise SystemExit(ProgrammingError.exit_code) from None

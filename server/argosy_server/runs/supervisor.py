@@ -1,0 +1,431 @@
+"""Starts, watches and ends runs: one process each (DESIGN.md, "The way of one round").
+
+Run states, and what moves them:
+
+    pending ─started→ running ─ended→ finished | failed | stopped
+
+A run that was not over when the coordinator stopped is `failed` with `run-interrupted` at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from argosy_common.bundle import AppManifest, fuse_config, unpack
+
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.clock import Clock
+from argosy_common.errors import (
+    ArgosyError,
+    BlobUnknown,
+    ProgrammingError,
+    RunInterrupted,
+    ServerAppFailed,
+    error_from_wire,
+)
+from argosy_common.files import private_folder
+from argosy_common.ipc import Channel, child_environment
+from argosy_common.logs import get_logger
+from argosy_server.dispatcher import Answer, Dispatcher, Outgoing, RunApp
+from argosy_server.registry import Registry
+from argosy_server.runs.live import LiveRun
+from argosy_server.settings import RunsTable
+from argosy_server.store import RunRow, Store
+
+log = get_logger(__name__)
+
+ROUND_KEYS = ("num-server-rounds", "num-rounds", "num_rounds", "num_server_rounds", "rounds")
+"""Names under which apps keep their number of rounds; `--rounds` sets the one the app has."""
+
+STOP_GRACE_S = 10.0
+_PAGE = 1000
+ACTIVE = ("pending", "running")
+
+
+@dataclass
+class _Active:
+    """A run under way."""
+
+    run: int
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    app: RunApp
+    started_at: float
+    stopping: bool = False
+    ended: dict[str, Any] | None = None
+    held: set[bytes] = field(default_factory=set)
+    """Digests that the run's process may still read."""
+    live: LiveRun = field(default_factory=LiveRun)
+
+
+class RunSupervisor:
+    """All runs of this coordinator. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        blobs: BlobStore,
+        dispatcher: Dispatcher,
+        registry: Registry,
+        clock: Clock,
+        folder: Path,
+        settings: RunsTable,
+        log_level: str,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._dispatcher = dispatcher
+        self._registry = registry
+        self._clock = clock
+        self._folder = folder
+        self._settings = settings
+        self._log_level = log_level
+        self._active: dict[int, _Active] = {}
+        self._lock = threading.RLock()
+        self._events = threading.Condition()
+
+    # --- for the admin API
+
+    def start(
+        self, bundle: BlobRef, rounds: int | None, config: dict[str, str], options: Mapping[str, object]
+    ) -> int:
+        """Record and start a run of the app in `bundle`; return its number.
+
+        Raises:
+            BlobUnknown: the bundle was not uploaded.
+            AppBundleInvalid, AppDirectoryInvalid: it is not an app.
+            RunConfigInvalid: a key or value the app does not know.
+        """
+        if not self._blobs.has(bundle.digest):
+            raise BlobUnknown(peer="the coordinator", digest=bundle.hex)
+        staging = self._folder / f"staging-{bundle.hex[:16]}-{threading.get_ident()}"
+        try:
+            unpack(self._blobs.path(bundle.digest), staging)
+            manifest = AppManifest.read(staging)
+            fused = fuse_config(manifest.config, _with_rounds(manifest.config, rounds, config))
+            run = self._store.runs.create(
+                app_name=manifest.name,
+                app_digest=bundle.hex,
+                app_size=bundle.size,
+                server_app=manifest.server_app,
+                client_app=manifest.client_app,
+                run_config=fused,
+                options={**options, "rounds": rounds},
+            )
+            folder = private_folder(self.folder(run))
+            staging.replace(folder / "app")
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        self._spawn(self._store.runs.get(run), rounds)
+        return run
+
+    def stop(self, run: int) -> None:
+        """Ask a run to stop, and kill it if it does not within the grace; nothing if it is over.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        self._store.runs.get(run)
+        with self._lock:
+            active = self._active.get(run)
+        if active is None:
+            return
+        active.stopping = True
+        with contextlib.suppress(OSError):
+            active.channel.send({"op": "stop"})
+        timer = threading.Timer(STOP_GRACE_S, self._kill, [active])
+        timer.daemon = True
+        timer.start()
+
+    def folder(self, run: int) -> Path:
+        """Return the run's folder: its app, its log, and what its server app wrote."""
+        return self._folder / str(run)
+
+    def log_path(self, run: int) -> Path:
+        """Return the file of the run's output."""
+        return self.folder(run) / "run.log"
+
+    def active(self) -> list[int]:
+        """Return the numbers of the runs under way."""
+        with self._lock:
+            return sorted(self._active)
+
+    def live(self, run: int) -> LiveRun:
+        """Return the live view of a run, from memory while it is under way and else from its events."""
+        with self._lock:
+            active = self._active.get(run)
+        if active is not None:
+            return active.live
+        view, after = LiveRun(), 0
+        while page := self._store.events.after(run, after, _PAGE):
+            for event in page:
+                view.apply(event.name, event.data)
+            after = page[-1].seq
+        return view
+
+    def event(self, run: int, name: str, data: dict[str, Any]) -> None:
+        """Record an event of a run and wake those who wait for one."""
+        self._store.events.append(run, name, data)
+        with self._events:
+            self._events.notify_all()
+
+    def wait_event(self, run: int, after: int, timeout_s: float) -> bool:
+        """Wait until `run` has an event later than `after`; False when the time is over."""
+        deadline = self._clock.monotonic() + timeout_s
+        with self._events:
+            while not self._store.events.after(run, after, 1):
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    return False
+                self._events.wait(left)
+        return True
+
+    # --- life
+
+    def recover(self) -> None:
+        """At start: call interrupted what was under way when the coordinator last stopped."""
+        for row in self._store.runs.list():
+            if row.status in ACTIVE:
+                self._store.instructions.cancel_run(row.id)
+                error = RunInterrupted(run=row.id)
+                self._store.runs.update(row.id, status="failed", error=error.to_wire(), finished_at=self._clock.wall())
+                data = {"status": "failed", "error": error.to_wire(), "seconds": None, "final_model": None}
+                self.event(row.id, "run-finished", data)
+                log.warning("run.interrupted", run=row.id)
+
+    def close(self) -> None:
+        """Stop all runs; bounded."""
+        with self._lock:
+            active = list(self._active.values())
+        for each in active:
+            self.stop(each.run)
+        for each in active:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                each.process.wait(STOP_GRACE_S)
+            self._kill(each)
+
+    def _spawn(self, row: RunRow, rounds: int | None) -> None:
+        ours, theirs = Channel.pair()
+        folder = self.folder(row.id)
+        bundle = BlobRef(bytes.fromhex(row.app_digest), row.app_size)
+        environment = {
+            **os.environ,
+            **child_environment(theirs),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "PYTHONUNBUFFERED": "1",
+            # large arrays go back to the system as soon as they are freed
+            "MALLOC_MMAP_THRESHOLD_": "1048576",
+            "MALLOC_TRIM_THRESHOLD_": "1048576",
+        }
+        with theirs, self.log_path(row.id).open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "argosy_server.runs.process"],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        app = RunApp(row.id, bundle, row.client_app, row.run_config)
+        active = _Active(row.id, process, ours, app, self._clock.monotonic())
+        with self._lock:
+            self._active[row.id] = active
+        self._store.runs.update(row.id, status="running", started_at=self._clock.wall())
+        self.event(row.id, "run-started", {"app": row.app_name, "rounds": rounds, "strategy": None})
+        self._dispatcher.listen(row.id, lambda answer: self._forward(active, answer))
+        ours.send(
+            {
+                "log_level": self._log_level,
+                "run": row.id,
+                "store": str(self._blobs.root),
+                "bundle": bundle.digest,
+                "folder": str(folder),
+                "server_app": row.server_app,
+                "run_config": row.run_config,
+                "rounds": rounds,
+                "grid": {
+                    "device_wait_s": self._settings.device_wait_s,
+                    "reply_timeout_s": self._settings.reply_timeout_s,
+                    "check_arrays": self._settings.check_arrays,
+                },
+            }
+        )
+        threading.Thread(target=self._watch, args=[active], name=f"run-{row.id}", daemon=True).start()
+        log.info("run.started", run=row.id, app=row.app_name, pid=process.pid)
+
+    # --- the run process's requests
+
+    def _watch(self, active: _Active) -> None:
+        """Serve one run's channel to its end, then settle the run."""
+        try:
+            while (message := active.channel.receive()) is not None:
+                self._serve(active, message)
+        except Exception as error:  # noqa: BLE001  (our own failure: the run ends with it, the daemon goes on)
+            log.error("run.channel_failed", exc=error, run=active.run)
+            failure = error if isinstance(error, ArgosyError) else ProgrammingError(what=f"{error}")
+            active.ended = {"error": failure.to_wire(), "stopped": False, "final_model": None}
+            self._kill(active)
+        self._settle(active)
+
+    def _serve(self, active: _Active, message: dict[str, Any]) -> None:
+        op = message["op"]
+        if op == "nodes":
+            active.channel.send({"op": "nodes", "ids": [int(device, 16) for device in self._registry.online()]})
+        elif op == "push":
+            self._push(active, message["messages"])
+        elif op == "give-up":
+            self._dispatcher.give_up(message["ids"], message["seconds"])
+        elif op == "release":
+            self._release(active, message["digests"])
+        elif op == "event":
+            self._note(active, message["name"], message["data"])
+        elif op == "update":
+            self._store.runs.update(active.run, **message["fields"])
+        elif op == "finished":
+            active.ended = message
+        else:
+            raise ProgrammingError(what=f"a run process asked for '{op}'")
+
+    def _push(self, active: _Active, messages: list[dict[str, Any]]) -> None:
+        outgoing = [
+            Outgoing(
+                id=each["id"],
+                device=f"{each['node_id']:016x}",
+                node_id=each["node_id"],
+                round=each["round"],
+                message_type=each["message_type"],
+                flower=each["flower"],
+                blobs=tuple(BlobRef(digest, size) for digest, size in each["blobs"]),
+                deadline_s=each["deadline_s"],
+            )
+            for each in messages
+        ]
+        with self._lock:
+            active.held.update(ref.digest for out in outgoing for ref in out.blobs)
+        self._dispatcher.submit(active.app, outgoing)
+
+    def _forward(self, active: _Active, answer: Answer) -> None:
+        """Hand an answer to the run's process."""
+        reply = answer.reply
+        if reply is not None:
+            with self._lock:
+                active.held.update(part.digest for part in reply.blobs)
+        facts = (
+            {
+                "fetch_s": reply.fetch_s,
+                "run_s": reply.run_s,
+                "upload_s": reply.upload_s,
+                "peak_rss": reply.worker_peak_rss,
+                "bytes_down": reply.bytes_down,
+                "bytes_up": reply.bytes_up,
+            }
+            if reply is not None
+            else {}
+        )
+        try:
+            active.channel.send(
+                {
+                    "op": "answer",
+                    "id": answer.id,
+                    "device": answer.device,
+                    "flower": reply.flower if reply is not None else b"",
+                    "error": answer.error.to_wire() if answer.error else None,
+                    "facts": facts,
+                }
+            )
+        except OSError as error:
+            log.info("run.gone", run=active.run, why=str(error))
+
+    def _release(self, active: _Active, digests: Collection[bytes]) -> None:
+        """Delete blobs that nobody needs any more; one that a slow device may still fetch goes when the run ends."""
+        free = [digest for digest in digests if not self._dispatcher.needs(digest)]
+        with self._lock:
+            active.held.difference_update(free)
+            held = set().union(*(each.held for each in self._active.values()))
+        for digest in free:
+            if digest not in held:
+                self._blobs.delete(digest)
+
+    def _note(self, active: _Active, name: str, data: dict[str, Any]) -> None:
+        with self._lock:
+            active.live.apply(name, data)
+        self.event(active.run, name, data)
+
+    # --- the end of a run
+
+    def _kill(self, active: _Active) -> None:
+        if active.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(active.process.pid, signal.SIGKILL)
+
+    def _settle(self, active: _Active) -> None:
+        """The process is over, or its channel is: write down how, and let go of everything."""
+        try:
+            code = active.process.wait(STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._kill(active)
+            code = active.process.wait(STOP_GRACE_S)
+        status, error, final = self._outcome(active, code)
+        self._dispatcher.close_run(active.run)
+        with self._lock:
+            held = set(active.held)
+        self._release(active, held - {bytes.fromhex(final) if final else b""})
+        seconds = self._clock.monotonic() - active.started_at
+        self._store.runs.update(
+            active.run,
+            status=status,
+            error=error.to_wire() if error else None,
+            final_model=final,
+            finished_at=self._clock.wall(),
+        )
+        data = {
+            "status": status,
+            "error": error.to_wire() if error else None,
+            "seconds": seconds,
+            "final_model": final,
+        }
+        self.event(active.run, "run-finished", data)
+        with self._lock:
+            self._active.pop(active.run, None)
+        active.channel.close()
+        log.info("run.finished", run=active.run, status=status, seconds=seconds, code=error.code if error else "")
+
+    def _outcome(self, active: _Active, code: int) -> tuple[str, ArgosyError | None, str | None]:
+        ended = active.ended
+        if ended is None and active.stopping:
+            return "stopped", None, None
+        if ended is None:
+            why = f"its process ended with {_exit_words(code)}"
+            return "failed", ServerAppFailed(run=active.run, why=why), None
+        final = ended["final_model"].hex() if ended["final_model"] else None
+        if ended["stopped"] or (active.stopping and ended["error"]):
+            return "stopped", None, final
+        if ended["error"]:
+            return "failed", error_from_wire(ended["error"]), final
+        return "finished", None, final
+
+
+def _with_rounds(known: dict[str, Any], rounds: int | None, config: dict[str, str]) -> dict[str, str]:
+    """Add `--rounds` to the configuration under the name the app has for it."""
+    if rounds is None:
+        return config
+    names = [key for key in ROUND_KEYS if key in known and key not in config]
+    return {**config, **{key: str(rounds) for key in names}}
+
+
+def _exit_words(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

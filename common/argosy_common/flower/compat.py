@@ -75,6 +75,21 @@ def set_reply_life(reply: Message, *, created_at: float, ttl: float) -> None:
     reply.metadata.ttl = ttl
 
 
+def head_of(message: Message) -> Message:
+    """Return `message` with an empty content: enough to reply to, and without its arrays."""
+    return make_message(message.metadata, content=RecordDict())
+
+
+def addressed(reply: Message, head: Message) -> Message:
+    """Return `reply` with the metadata of a reply to `head`, whatever its sender wrote there.
+
+    A device cannot answer in another's name, for another message, or from 1970.
+    """
+    answer = Message(reply.content, reply_to=head) if reply.has_content() else Message(reply.error, reply_to=head)
+    set_message_id(answer, reply.metadata.message_id)
+    return answer
+
+
 def error_reply(message: Message, error: ArgosyError) -> Message:
     """Return the reply to `message` that tells a strategy of `error`; the reason begins with the error's code."""
     code = _ERROR_CODES.get(error.code, ErrorCode.UNKNOWN)

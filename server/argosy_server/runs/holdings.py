@@ -32,10 +32,11 @@ class Holdings:
         self._settle()  # first, since a dead array's identity may have been given to a new one
         for record in message.content.array_records.values():
             for array in record.values():
-                if isinstance(array, StoredArray) and id(array) not in self._known:
+                home = array.home if isinstance(array, StoredArray) else None
+                if home is not None and id(array) not in self._known:
                     self._known.add(id(array))
-                    self._live[array.digest] += 1
-                    weakref.finalize(array, self._dropped.append, (id(array), array.digest)).atexit = False
+                    self._live[home.ref.digest] += 1
+                    weakref.finalize(array, self._dropped.append, (id(array), home.ref.digest)).atexit = False
 
     def flush(self) -> None:
         """Tell the daemon which blobs are free.

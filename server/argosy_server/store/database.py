@@ -1,0 +1,166 @@
+"""The database underneath: opening, migrating, transactions, and the names of its failures."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from argosy_common.errors import DiskFull, SettingsInvalid, StorageFailed
+from argosy_common.files import PRIVATE_FILE, private_folder
+
+BUSY_TIMEOUT_S = 10
+WRITE_TURN_S = 60
+_MIGRATIONS = Path(__file__).with_name("migrations")
+_PG_DISK_FULL = "53100"
+
+
+class Database:
+    """An engine and its two kinds of transaction. Safe to use from any thread."""
+
+    def __init__(self, url: str) -> None:
+        """Open and migrate the database at an SQLAlchemy URL.
+
+        Raises:
+            SettingsInvalid: the URL is none, or its driver is not installed.
+            StorageFailed: the database cannot be opened, or a newer version of Argosy wrote it.
+            DiskFull: as it says.
+        """
+        parsed = _parse(url)
+        self.where = parsed.database or parsed.render_as_string(hide_password=True)
+        self._sqlite = parsed.get_backend_name() == "sqlite"
+        with self._named():
+            self._engine = _sqlite_engine(parsed) if self._sqlite else _server_engine(parsed)
+            self._writer = self._engine.execution_options(writes=True)
+            self._writing = threading.Lock()
+            try:
+                self._migrate()
+            except BaseException:
+                self._engine.dispose()
+                raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads.
+
+        Raises:
+            StorageFailed: the database failed.
+        """
+        with self._named(), Session(self._engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that writes: all of it is on disk when the block ends, or nothing is.
+
+        Raises:
+            StorageFailed: the database failed.
+            DiskFull: there was no room.
+            IntegrityError: a constraint was broken; the caller knows what that means.
+        """
+        with self._named(), self._turn(), Session(self._writer) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Queue up behind the other writers of this process: SQLite's own waiting is by polling, and unfair."""
+        if not self._sqlite:
+            yield
+            return
+        if not self._writing.acquire(timeout=WRITE_TURN_S):
+            raise StorageFailed(path=self.where, why=f"another thread has been writing for {WRITE_TURN_S} s")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        with self._writer.begin() as connection:
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                why = f"its tables are not of this version of Argosy ({error})"
+                raise StorageFailed(path=self.where, why=why) from None
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Give the database's failures our names."""
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            if _is_disk_full(error.orig):
+                raise DiskFull(path=self.where, needed="a few thousand") from error
+            raise StorageFailed(path=self.where, why=error.orig) from error
+        except (PoolTimeout, OSError) as error:
+            raise StorageFailed(path=self.where, why=error) from error
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        raise SettingsInvalid(name="database", why=error, source="the coordinator's settings") from None
+    return parsed
+
+
+def _is_disk_full(original: BaseException | None) -> bool:
+    if isinstance(original, sqlite3.Error):
+        return getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return getattr(original, "sqlstate", None) == _PG_DISK_FULL
+
+
+def _server_engine(url: URL) -> Engine:
+    try:
+        return create_engine(url, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
+    except ImportError as error:
+        why = f"its driver is not installed ({error})"
+        raise SettingsInvalid(name="database", why=why, source="the coordinator's settings") from None
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        path = Path(url.database)
+        private_folder(path.parent)
+        # SQLite gives its -wal and -shm files the mode of the database file.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_timeout=BUSY_TIMEOUT_S)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    """Make a new connection durable and strict, and stop the driver from starting transactions in its own way."""
+    assert isinstance(connection, sqlite3.Connection)  # noqa: S101  (tells mypy which driver this engine has)
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_S * 1000}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once when writing: a read lock that is upgraded later may fail with no wait."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,137 @@
+"""Instructions to devices and their answers. A message that comes twice changes nothing the second time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+
+from argosy_common.clock import Clock
+from argosy_common.errors import RunNotFound
+from argosy_server.store.database import Database
+from argosy_server.store.rows import (
+    INSTRUCTION_TRANSITIONS,
+    OPEN_STATES,
+    InstructionRow,
+    InstructionState,
+    Json,
+    NewInstruction,
+)
+from argosy_server.store.tables import Instruction
+
+_OPEN = tuple(sorted(OPEN_STATES))
+_MAX_INT = 2**31 - 1
+
+
+class Instructions:
+    """The table of instructions."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def add_many(self, new: Sequence[NewInstruction]) -> None:
+        """Store instructions in one transaction, before they are published. One that is there already is left alone.
+
+        Raises:
+            RunNotFound: the run of one of them does not exist.
+        """
+        now = self._clock.wall()
+        try:
+            with self._database.write() as session:
+                query = select(Instruction.id).where(Instruction.id.in_([instruction.id for instruction in new]))
+                there = set(session.scalars(query))
+                session.add_all(_fresh(instruction, now) for instruction in new if instruction.id not in there)
+        except IntegrityError as error:
+            raise RunNotFound(run=", ".join(sorted({str(instruction.run) for instruction in new}))) from error
+
+    def get(self, instruction: str) -> InstructionRow | None:
+        """Return an instruction, or None."""
+        with self._database.read() as session:
+            found = session.get(Instruction, instruction)
+            return None if found is None else found.to_row(InstructionRow)
+
+    def accepted(self, instruction: str) -> bool:
+        """Note that the device has it in its journal. False if that is not news, or it is unknown."""
+        return self._move(instruction, InstructionState.ACCEPTED, accepted_at=self._clock.wall())
+
+    def answered(
+        self, instruction: str, reply: bytes | None, error: Json | None, state: InstructionState | str
+    ) -> bool:
+        """Store the answer: a reply's bytes, or an error. False if it has an answer already, or is unknown."""
+        return self._move(
+            instruction, InstructionState(state), reply=reply, error=error, answered_at=self._clock.wall()
+        )
+
+    def open_for(self, device: str) -> list[InstructionRow]:
+        """Return what the device still owes, the oldest first: to be sent again when it comes back."""
+        query = select(Instruction).where(Instruction.device == device, Instruction.state_text.in_(_OPEN))
+        with self._database.read() as session:
+            found = session.scalars(query.order_by(Instruction.created_at, Instruction.id))
+            return [instruction.to_row(InstructionRow) for instruction in found]
+
+    def of_run(self, run: int, round: int | None = None) -> list[InstructionRow]:  # noqa: A002  (the field's own name)
+        """Return the instructions of a run, or of one of its rounds, the oldest first."""
+        if not _storable(run) or not _storable(round or 0):
+            return []
+        query = select(Instruction).where(Instruction.run == run)
+        if round is not None:
+            query = query.where(Instruction.round == round)
+        with self._database.read() as session:
+            found = session.scalars(query.order_by(Instruction.created_at, Instruction.id))
+            return [instruction.to_row(InstructionRow) for instruction in found]
+
+    def cancel_run(self, run: int) -> list[str]:
+        """Cancel what is still open in a run; return the ids of the devices that owed something."""
+        if not _storable(run):
+            return []
+        open_ones = (Instruction.run == run, Instruction.state_text.in_(_OPEN))
+        with self._database.write() as session:
+            devices = list(session.scalars(select(Instruction.device).where(*open_ones).distinct()))
+            session.execute(
+                update(Instruction)
+                .where(*open_ones)
+                .values(state_text=InstructionState.CANCELLED.value, answered_at=self._clock.wall())
+            )
+            return sorted(devices)
+
+    def drop_payloads(self, run: int) -> None:
+        """Blank the envelopes and replies of a run that is over; what became of each instruction stays."""
+        if not _storable(run):
+            return
+        closed = (Instruction.run == run, Instruction.state_text.not_in(_OPEN))
+        with self._database.write() as session:
+            session.execute(update(Instruction).where(*closed).values(envelope=b"", reply=None))
+
+    def _move(self, instruction: str, to: InstructionState, **values: object) -> bool:
+        """Follow one transition of the table; the check and the change are one statement."""
+        origins = [state.value for state, following in INSTRUCTION_TRANSITIONS.items() if to in following]
+        statement = (
+            update(Instruction)
+            .where(Instruction.id == instruction, Instruction.state_text.in_(origins))
+            .values(state_text=to.value, **values)
+            .returning(Instruction.id)
+        )
+        with self._database.write() as session:
+            moved = session.scalar(statement, execution_options={"synchronize_session": False})
+            return moved is not None
+
+
+def _storable(number: int) -> bool:
+    return 0 <= number <= _MAX_INT
+
+
+def _fresh(new: NewInstruction, now: datetime) -> Instruction:
+    return Instruction(
+        id=new.id,
+        run=new.run,
+        round=new.round,
+        device=new.device,
+        message_type=new.message_type,
+        envelope=new.envelope,
+        deadline_s=new.deadline_s,
+        state_text=InstructionState.QUEUED.value,
+        created_at=now,
+    )

@@ -1,0 +1,219 @@
+"""What the store hands out and takes: frozen values, and the states of a run and of an instruction.
+
+All times are timezone-aware UTC by the coordinator's clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypedDict
+
+Json = dict[str, Any]
+
+
+class DeviceState(StrEnum):
+    """Whether a device may take part."""
+
+    ENROLLED = "enrolled"
+    REFUSED = "refused"
+    """An operator shut it out; it can neither enrol again nor take part."""
+
+
+class RunStatus(StrEnum):
+    """The life of a run."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+_RUN_OVER = frozenset({RunStatus.FINISHED, RunStatus.FAILED, RunStatus.STOPPED})
+
+RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.FAILED, RunStatus.STOPPED}),
+    RunStatus.RUNNING: _RUN_OVER,
+    RunStatus.FINISHED: frozenset(),
+    RunStatus.FAILED: frozenset(),
+    RunStatus.STOPPED: frozenset(),
+}
+
+
+class InstructionState(StrEnum):
+    """The life of one instruction to one device."""
+
+    QUEUED = "queued"
+    ACCEPTED = "accepted"
+    """The device has it in its journal."""
+    REPLIED = "replied"
+    FAILED = "failed"
+    """The device answered with a named error, or is lost."""
+    EXPIRED = "expired"
+    """Its deadline passed without an answer."""
+    CANCELLED = "cancelled"
+
+
+_ANSWERS = frozenset(
+    {InstructionState.REPLIED, InstructionState.FAILED, InstructionState.EXPIRED, InstructionState.CANCELLED}
+)
+
+INSTRUCTION_TRANSITIONS: dict[InstructionState, frozenset[InstructionState]] = {
+    InstructionState.QUEUED: _ANSWERS | {InstructionState.ACCEPTED},
+    InstructionState.ACCEPTED: _ANSWERS,
+    InstructionState.REPLIED: frozenset(),
+    InstructionState.FAILED: frozenset(),
+    InstructionState.EXPIRED: frozenset(),
+    InstructionState.CANCELLED: frozenset(),
+}
+OPEN_STATES = frozenset(state for state, following in INSTRUCTION_TRANSITIONS.items() if following)
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A join token, without its secret."""
+
+    id: str
+    site: str
+    uses: int
+    used: int
+    tags: list[str]
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """An enrolled device."""
+
+    device: str
+    name: str
+    """Unique; what a person calls it."""
+    site: str
+    tags: list[str]
+    state: DeviceState
+    identity_public: bytes
+    """DER SubjectPublicKeyInfo."""
+    certificate_pem: str
+    not_after: datetime
+    inventory: Json
+    enrolled_at: datetime
+    last_seen_at: datetime | None
+    version: str
+    boot: str
+    machine: str
+
+    @property
+    def node_id(self) -> int:
+        """Flower's integer for the device."""
+        return int(self.device, 16)
+
+
+@dataclass(frozen=True)
+class EnrolmentRow:
+    """A certificate that a token bought."""
+
+    csr_digest: str
+    device: str
+    token: str
+    site: str
+    certificate_pem: str
+    not_after: datetime
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run; `id` is also Flower's run id."""
+
+    id: int
+    app_name: str
+    app_digest: str
+    app_size: int
+    server_app: str
+    client_app: str
+    run_config: Json
+    options: Json
+    status: RunStatus
+    error: Json | None
+    strategy: str | None
+    rounds: int | None
+    final_model: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen in it."""
+        return not RUN_TRANSITIONS[self.status]
+
+
+class RunChanges(TypedDict, total=False):
+    """The fields of a run that change during its life."""
+
+    status: RunStatus | str
+    error: Json | None
+    strategy: str | None
+    rounds: int | None
+    final_model: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """Something that happened in a run; `seq` counts from 1 in each run, without gaps."""
+
+    run: int
+    seq: int
+    at: datetime
+    name: str
+    data: Json
+
+
+@dataclass(frozen=True)
+class NewInstruction:
+    """An instruction to be stored before it is published."""
+
+    id: str
+    run: int
+    round: int
+    device: str
+    message_type: str
+    envelope: bytes
+    deadline_s: float
+    """Seconds from now."""
+
+
+@dataclass(frozen=True)
+class InstructionRow:
+    """An instruction and, once there is one, its answer."""
+
+    id: str
+    run: int
+    round: int
+    device: str
+    message_type: str
+    envelope: bytes
+    deadline_s: float
+    state: InstructionState
+    reply: bytes | None
+    error: Json | None
+    created_at: datetime
+    accepted_at: datetime | None
+    answered_at: datetime | None
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """Who did what to whom."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: Json

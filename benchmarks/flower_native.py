@@ -6,6 +6,7 @@ As an operator would start them: `flower-superlink`, one `flower-supernode` a de
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import urllib.request
@@ -55,7 +56,8 @@ def _run(job: Job, home: Path, processes: Processes, say: Callable[[str], None])
         )
         with MemorySampler(roots, _classify, interval_s=0.1) as memory:
             say("submitting the app")
-            config = " ".join(f"{name}={value}" for name, value in job.config(marks).items())
+            # JSON's numbers and strings are TOML's too, which is what `flwr run` reads
+            config = " ".join(f"{name}={json.dumps(value)}" for name, value in job.config(marks).items())
             processes.call([str(_BIN / "flwr"), "run", str(APP), "bench", "--run-config", config], _START_S)
             say(f"running {job.rounds} round(s)")
             try:

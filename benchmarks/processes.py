@@ -24,7 +24,8 @@ class Processes:
 
     def __init__(self, logs: Path, env: Mapping[str, str]) -> None:
         self._logs = logs
-        self._env = {**os.environ, **env}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ARGOSY_", "FLWR_"))}
+        self._env = {**inherited, **env}  # the user's own settings must not change what is measured
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:

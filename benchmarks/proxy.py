@@ -45,11 +45,15 @@ class Meter:
 
 
 class CountingProxy:
-    """Forwards connections to `target`. `up` is from whoever connects to the target, `down` is back."""
+    """Forwards connections to `target`. `up` is from whoever connects to the target, `down` is back.
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    It listens on `port` of 127.0.0.1; 0 chooses a free one. A target on another loopback address may have the same
+    port.
+    """
+
+    def __init__(self, target: tuple[str, int], port: int = 0) -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._open: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]
         self.up = Meter()

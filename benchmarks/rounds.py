@@ -24,13 +24,13 @@ class Job:
     timeout_s: float
     devices: int = 3
 
-    def config(self, marks: Path) -> dict[str, str]:
-        """Return the run configuration of the app as TOML values."""
+    def config(self, marks: Path) -> dict[str, float | int | str]:
+        """Return the run configuration of the app; it writes its marks to the file `marks`."""
         return {
-            "model-mb": str(self.model_mb),
-            "devices": str(self.devices),
-            "num-server-rounds": str(self.rounds),
-            "marks": f'"{marks}"',
+            "model-mb": float(self.model_mb),
+            "devices": self.devices,
+            "num-server-rounds": self.rounds,
+            "marks": str(marks),
         }
 
 

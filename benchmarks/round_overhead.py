@@ -1,10 +1,11 @@
 """What a round costs beside the training itself: seconds, bytes and memory, against Flower's own SuperLink/SuperNode.
 
-The same Flower app (benchmarks/apps/overhead: arithmetic that takes microseconds) runs with three devices on both sides,
-in this process run, on this machine. Overhead of a round = its wall time − the slowest device's arithmetic in train and in
-evaluate; aggregation counts as overhead on both sides. Medians are over the rounds after the first, which also carries
-the app and the initial model. Bytes are counted by a proxy between devices and server; ours are TLS records, Flower's
-plain HTTP. Memory is resident bytes of whole process trees, sampled; `models` are multiples of the model.
+The same Flower app (benchmarks/apps/overhead: arithmetic that takes microseconds) runs with three devices on both
+sides, in this process run, on this machine. Overhead of a round = its wall time − the slowest device's arithmetic in
+train and in evaluate; aggregation counts as overhead on both sides. Medians are over the rounds after the first, which
+also carries the app and the initial model. Bytes are counted by a proxy between devices and server; ours are TLS
+records, Flower's plain HTTP. Memory is resident bytes of whole process trees, sampled; `models` are multiples of the
+model's size.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def measure(bench: Benchmark) -> None:
 
 
 def _run_argosy(
-    jobs: tuple[Job, ...], seen: dict[float, Observed], step: Callable[[str], None], one_fleet: bool
+    jobs: tuple[Job, ...], seen: dict[float, Observed], step: Callable[[str], None], *, one_fleet: bool
 ) -> None:
     """Run each job on a fleet of its own, so that its memory is its own, or all on one, which is quicker."""
     for batch in (jobs,) if one_fleet else tuple((job,) for job in jobs):

@@ -1,0 +1,53 @@
+"""The device's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from argosy_client.settings import default_state_dir, load_settings
+from argosy_common.errors import SettingsInvalid
+
+
+def test_defaults_suit_a_board() -> None:
+    settings = load_settings(None)
+    assert settings.heartbeat_s == 10.0
+    assert settings.resend_s == 6.0
+    assert settings.death_delay_s == 30
+    assert settings.node_config == {}
+    assert settings.name
+
+
+def test_a_file_a_variable_and_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text(
+        'name = "roof"\nheartbeat_s = 3.0\n[worker]\nmemory_mb = 512\n[node_config]\npartition = 4\nkind = "pi"\n'
+    )
+    monkeypatch.setenv("ARGOSY_DEVICE_WORKER__TIME_S", "30")
+    settings = load_settings(file, state_dir=tmp_path, heartbeat_s=None)
+    assert (settings.name, settings.heartbeat_s, settings.state_dir) == ("roof", 3.0, tmp_path)
+    assert (settings.worker.memory_mb, settings.worker.time_s) == (512, 30.0)
+    assert settings.node_config == {"partition": 4, "kind": "pi"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["heartbeat_s = 0", "nmae = 'x'", "[worker]\nmemory = 5", "cache_mb = 'much'", "[node_config]\na = [1]", "= 3"],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsInvalid):
+        load_settings(file)
+
+
+def test_the_state_of_a_user_is_in_its_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_state_dir() == tmp_path / "argosy-device"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_state_dir() == tmp_path / ".local/state/argosy-device"
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert default_state_dir() == Path("/var/lib/argosy-device")

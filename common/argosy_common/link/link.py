@@ -1,15 +1,40 @@
-"""One MQTT 5 connection that comes back by itself (specs/transport.md, "Link")."""
+"""One MQTT 5 connection that comes back by itself (specs/transport.md, "Link").
+
+Rules:
+- The broker may lose everything at any moment: each connection subscribes afresh, and what was published while there
+  was none was never taken (`publish` said so).
+- Handlers and callbacks run on the link's thread, one at a time. They must be quick; they may publish.
+- Two threads: the *loop*, which connects, serves and waits; and the *keeper*, which only watches the loop and starts
+  it again should it ever die.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
+import paho.mqtt.client as mqtt
+
+from argosy_common.backoff import Backoff
 from argosy_common.clock import Clock
-from argosy_common.errors import ArgosyError
-from argosy_common.link.delivery import Handler
+from argosy_common.errors import ArgosyError, BrokerUnreachable
+from argosy_common.link.connection import Connection
+from argosy_common.link.delivery import Delivery, Handler
+from argosy_common.link.routes import Routes, Subscription
 from argosy_common.link.settings import LinkSettings, Will
 from argosy_common.link.stats import LinkStats
+from argosy_common.logs import get_logger
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+_SETTLED_S = 10.0
+"""A connection that lasted this long was a good one; two clients of one name throw each other out faster than that."""
+_STUCK_AFTER = 3
+"""Watchdog periods without a turn of the loop until the keeper says so."""
 
 
 class Link:
@@ -23,48 +48,222 @@ class Link:
         rng: random.Random,
         will: Callable[[], Will] | None = None,
     ) -> None:
-        raise NotImplementedError
+        """Prepare the link; `will` is asked anew at each connection."""
+        self._settings = settings
+        self._clock = clock
+        self._will = will
+        self._backoff = Backoff(rng, base=settings.backoff_base_s, cap=settings.backoff_cap_s)
+        self._routes = Routes()
+        self._up_callbacks: list[Callable[[bool], None]] = []
+        self._down_callbacks: list[Callable[[str], None]] = []
+        self._connection: Connection | None = None
+        self._up = threading.Event()
+        self._stopping = threading.Event()
+        self._leave_by = 0.0
+        self._last_error: ArgosyError | None = None
+        self._keeper: threading.Thread | None = None
+        self._loop: threading.Thread | None = None
+        self._counting = threading.Lock()
+        self._bytes_in = self._bytes_out = self._packets_in = self._packets_out = self._connects = 0
+
+    # --- what the layers above use ---------------------------------------------------------------------------------
 
     def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1, manual_ack: bool = False) -> None:
-        """Have `handler` called, on the link's thread, with each message that matches; before or after `start`."""
-        raise NotImplementedError
+        """Have `handler` called, on the link's thread, with each message that matches; before or after `start`.
+
+        With `manual_ack` the broker keeps a QoS-1 message until `Delivery.acknowledge`, and delivers it again after a
+        reconnect otherwise. A handler that raises is logged and its message acknowledged, so that it cannot come back
+        for ever.
+        """
+        subscription = Subscription(topic_filter, handler, qos, manual_ack)
+        self._routes.add(subscription)
+        connection = self._connection
+        if connection is not None:
+            connection.subscribe([subscription])
 
     def on_up(self, callback: Callable[[bool], None]) -> None:
         """Call `callback(session_present)` after each connection, once the subscriptions are acknowledged."""
-        raise NotImplementedError
+        self._up_callbacks.append(callback)
 
     def on_down(self, callback: Callable[[str], None]) -> None:
         """Call `callback(why)` each time an established connection ends."""
-        raise NotImplementedError
+        self._down_callbacks.append(callback)
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
-        raise NotImplementedError
+        """Begin to connect; returns at once. A link is started once."""
+        if self._keeper is not None:
+            raise RuntimeError("a link is started once")
+        self._keeper = threading.Thread(target=self._keep, name="link-keeper", daemon=True)
+        self._keeper.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Send what waits, say goodbye (the broker drops the will) and end the threads, within `timeout_s` or so."""
-        raise NotImplementedError
+        """Send what waits, say goodbye (the broker then drops the will) and end the threads.
+
+        Returns after about `timeout_s` at the latest, even if a handler hangs; harmless when called twice.
+        """
+        deadline = self._clock.monotonic() + timeout_s
+        self._leave_by = deadline
+        self._stopping.set()
+        connection = self._connection
+        if connection is not None:
+            connection.leave(deadline)
+        keeper = self._keeper
+        if keeper is not None and threading.current_thread() not in (keeper, self._loop):
+            keeper.join(max(0.1, deadline - self._clock.monotonic()) + 1.5)
 
     @property
     def connected(self) -> bool:
         """Whether messages can be published now."""
-        raise NotImplementedError
+        return self._up.is_set()
 
     def wait_connected(self, timeout_s: float) -> bool:
         """Wait until `connected`, at most `timeout_s`; return whether it is."""
-        raise NotImplementedError
+        return self._up.wait(timeout_s)
 
     @property
     def last_error(self) -> ArgosyError | None:
-        """Why there is no connection; None while there is one or before the first attempt failed."""
-        raise NotImplementedError
+        """Why there is no connection; None while there is one and before the first attempt has failed."""
+        return self._last_error
 
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, expires_s: int | None = None
     ) -> bool:
-        """Hand one message to the connection; False, with nothing kept, when it cannot take it now or ever."""
-        raise NotImplementedError
+        """Hand one message to the connection; any thread, handlers included.
+
+        Returns:
+            False, with nothing kept, when there is no connection, when the message is larger than the broker takes,
+            or when too much is waiting to be sent already. True promises nothing about delivery: the connection may
+            be lost the next moment, and the broker may drop what it has acknowledged. The layers above have their own
+            acknowledgements and send again.
+
+        Raises:
+            ValueError: `topic` holds a wildcard, or `qos` is none of 0, 1, 2.
+        """
+        connection = self._connection
+        size = connection.publish(topic, payload, qos, retain, expires_s) if connection is not None else 0
+        if not size:
+            return False
+        with self._counting:
+            self._bytes_out += size
+            self._packets_out += 1
+        return True
 
     def stats(self) -> LinkStats:
         """Return what was carried so far."""
-        raise NotImplementedError
+        with self._counting:
+            return LinkStats(self._bytes_in, self._bytes_out, self._packets_in, self._packets_out, self._connects)
+
+    # --- the keeper ------------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        while not self._stopping.is_set():
+            self._loop = threading.Thread(target=self._connect_and_serve, name="link-loop", daemon=True)
+            self._loop.start()
+            self._watch(self._loop)
+            if not self._stopping.is_set():
+                log.error("link.loop.died", broker=self._settings.address)
+                self._went_down("the link's loop died")
+                self._stopping.wait(self._backoff.next())
+
+    def _watch(self, loop: threading.Thread) -> None:
+        """Return when the loop has ended; say so, once, when it hangs."""
+        told = False
+        while loop.is_alive():
+            if self._stopping.is_set():
+                loop.join(max(0.0, self._leave_by - self._clock.monotonic()) + 1.0)
+                return
+            loop.join(self._settings.watchdog_s)
+            connection = self._connection
+            silent = self._clock.monotonic() - connection.ticked_at if connection is not None else 0.0
+            stuck = loop.is_alive() and silent > _STUCK_AFTER * self._settings.watchdog_s
+            if stuck and not told:
+                log.error("link.loop.stuck", seconds=silent, remedy="a handler does not return")
+            told = stuck
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    def _connect_and_serve(self) -> None:
+        while not self._stopping.is_set():
+            began = self._clock.monotonic()
+            was_up, why = self._one_connection()
+            if self._stopping.is_set():
+                return
+            if was_up and self._clock.monotonic() - began >= _SETTLED_S:
+                self._backoff.reset()
+            wait = self._backoff.next()
+            log.info("link.waits", seconds=wait, why=why)
+            self._stopping.wait(wait)
+
+    def _one_connection(self) -> tuple[bool, str]:
+        """Connect and serve until it ends; return whether it was ever up, and why it ended."""
+        before = self._connects
+        try:
+            connection = Connection(self._settings, self._clock, self, self._ask_will())
+            self._connection = connection
+            if self._stopping.is_set():  # stop() may have come before there was something to leave
+                connection.leave(self._leave_by)
+            why = connection.run()
+            error: ArgosyError = BrokerUnreachable(address=self._settings.address, why=why)
+        except ArgosyError as failed:
+            error, why = failed, failed.facts.get("why", failed.message)
+        was_up = self._connects > before
+        self._connection = None
+        if not self._stopping.is_set() and (was_up or str(error) != str(self._last_error)):
+            log.warning("link.lost" if was_up else "link.unreachable", broker=self._settings.address, why=why)
+        self._last_error = error
+        self._went_down(why)
+        return was_up, why
+
+    def _ask_will(self) -> Will | None:
+        try:
+            return self._will() if self._will is not None else None
+        except Exception as error:  # noqa: BLE001  (a bad will must not keep a device from connecting)
+            log.error("link.will.failed", exc=error)
+            return None
+
+    def _went_down(self, why: str) -> None:
+        if self._up.is_set():
+            self._up.clear()
+            for callback in tuple(self._down_callbacks):
+                _guarded("link.on_down.failed", callback, why)
+
+    # --- what the connection tells (see connection.Owner) ----------------------------------------------------------
+
+    def subscriptions(self) -> Iterable[Subscription]:
+        """See `connection.Owner`."""
+        return self._routes.all()
+
+    def came_up(self, session_present: bool) -> None:
+        """See `connection.Owner`."""
+        with self._counting:
+            self._connects += 1
+        self._last_error = None
+        self._up.set()
+        log.info("link.connected", broker=self._settings.address, session_present=session_present)
+        for callback in tuple(self._up_callbacks):
+            _guarded("link.on_up.failed", callback, session_present)
+
+    def arrived(self, message: mqtt.MQTTMessage, size: int, acknowledge: Callable[[], None]) -> None:
+        """See `connection.Owner`."""
+        with self._counting:
+            self._bytes_in += size
+            self._packets_in += 1
+        delivery = Delivery(message.topic, bytes(message.payload), message.retain, acknowledge)
+        matching = self._routes.match(delivery.topic)
+        if not matching:  # a subscription that an earlier version made, still in the broker's session
+            log.debug("link.unrouted", topic=delivery.topic)
+        keep = False
+        for subscription in matching:
+            keep |= _guarded("link.handler.failed", subscription.handler, delivery) and subscription.manual_ack
+        if not keep:
+            delivery.acknowledge()
+
+
+def _guarded(event: str, callback: Callable[[T], None], argument: T) -> bool:
+    """Call `callback`; log what it raises, since nothing the layers above do may end the loop."""
+    try:
+        callback(argument)
+    except Exception as error:  # noqa: BLE001  (see above)
+        log.error(event, exc=error)
+        return False
+    return True

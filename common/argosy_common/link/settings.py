@@ -13,6 +13,12 @@ class TlsFiles:
     ca: Path
     cert: Path
     key: Path
+    server_name: str | None = None
+    """The name to expect in the broker's certificate. None: the host we connect to, and its dates are checked.
+
+    `x509.COORDINATOR` for a broker that the coordinator runs: devices reach it under any address and with any clock,
+    so then the name is what counts and the dates are left out (`x509.coordinator_trust`).
+    """
 
 
 @dataclass(frozen=True)

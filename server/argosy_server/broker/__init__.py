@@ -1,0 +1,74 @@
+"""The MQTT broker: a managed Mosquitto where it is installed, else the embedded iotcore, or an external one by URL.
+
+Nothing is ever kept by the broker that Argosy could not lose: it may be killed and restarted empty at any moment.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Protocol
+
+from argosy_common.clock import Clock
+from argosy_common.link import TlsFiles
+from argosy_server.broker.external import ExternalBroker
+from argosy_server.broker.iotcore import IotcoreBroker
+from argosy_server.broker.mosquitto import MosquittoBroker, find_mosquitto
+from argosy_server.settings import BrokerTable
+
+
+class Broker(Protocol):
+    """Who carries the messages."""
+
+    @property
+    def kind(self) -> str:
+        """`mosquitto`, `iotcore` or `external`."""
+        ...
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port at which this machine reaches it."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, where it is a child of ours that runs."""
+        ...
+
+    def start(self) -> None:
+        """Start it and return once it listens; from then on it is started again whenever it dies.
+
+        Raises:
+            PortInUse: another program listens on its port.
+            BrokerFailedToStart: it did not come up; with its own last words.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End it, in bounded time; harmless when called twice or before `start`."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether it runs and listens."""
+        ...
+
+
+def open_broker(settings: BrokerTable, tls: TlsFiles, folder: Path, *, clock: Clock, rng: random.Random) -> Broker:
+    """Return the broker that `settings` ask for, not yet started; its files go to `folder`.
+
+    `tls` is the broker's own side: the authority that clients' certificates must come from, its server certificate
+    and its key.
+
+    Raises:
+        BrokerFailedToStart: Mosquitto is asked for and not installed.
+        PortInUse: see `Broker.start`.
+    """
+    external = settings.external_address
+    if external is not None:
+        return ExternalBroker(*external)
+    if settings.kind == "mosquitto" or (settings.kind == "auto" and find_mosquitto() is not None):
+        return MosquittoBroker(settings.host, settings.port, tls, folder, clock=clock, rng=rng)
+    return IotcoreBroker(settings.port, tls, folder, clock=clock, rng=rng)
+
+
+__all__ = ["Broker", "ExternalBroker", "IotcoreBroker", "MosquittoBroker", "find_mosquitto", "open_broker"]

@@ -22,16 +22,14 @@ from argosy_common.files import private_folder
 from argosy_common.link import Link, LinkSettings, Will
 from argosy_common.logs import get_logger
 from argosy_common.wire import topics
-from argosy_common.wire.envelope import Envelope, encode, new_id
+from argosy_common.wire.envelope import Envelope, encode
 from argosy_server import doctor
 from argosy_server.api.port import Facts
 from argosy_server.broker import Broker, open_broker
 from argosy_server.ca import CertificateAuthority
 from argosy_server.dispatcher import Dispatcher
-
 from argosy_server.enrolment import EnrolmentServer
 from argosy_server.gateway import Gateway
-
 from argosy_server.registry import Registry
 from argosy_server.runs.supervisor import RunSupervisor
 from argosy_server.settings import CoordinatorSettings
@@ -223,7 +221,7 @@ class Coordinator:
     def _make_enrolment(self) -> EnrolmentServer:
         raise NotImplementedError
 
-    def _link_is_up(self, session_present: bool) -> None:  # noqa: FBT001  (the link's callback)
+    def _link_is_up(self, session_present: bool) -> None:
         log.info("coordinator.broker_connected", address=self._address(), session_present=session_present)
         state = self._state_message(online=True)
         self._link.publish(state.topic, state.payload, qos=1, retain=True)

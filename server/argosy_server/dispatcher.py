@@ -165,7 +165,7 @@ class Dispatcher:
                 NewInstruction(
                     id=entry.out.id,
                     run=app.run,
-                    round=entry.out.round,
+                    round=entry.out.round or 0,
                     device=entry.out.device,
                     message_type=entry.out.message_type,
                     envelope=entry.envelope,

@@ -11,8 +11,9 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 
-from argosy_common.flower.arrays import StoredArray
 from flwr.app import Message
+
+from argosy_common.flower.arrays import StoredArray
 
 
 class Holdings:

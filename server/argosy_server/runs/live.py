@@ -48,7 +48,7 @@ class LiveRun:
 
     def rows(self, name_of: Callable[[str], str], doing: Callable[[str], str]) -> list[dict[str, object]]:
         """Return the rows for the admin API, by name; `doing` tells what a device that owes an answer is at."""
-        rows = [
+        rows: list[dict[str, object]] = [
             {
                 "device": row.device,
                 "name": name_of(row.device),

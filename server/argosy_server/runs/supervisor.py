@@ -97,9 +97,7 @@ class RunSupervisor:
 
     # --- for the admin API
 
-    def start(
-        self, bundle: BlobRef, rounds: int | None, config: dict[str, str], options: Mapping[str, object]
-    ) -> int:
+    def start(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], options: Mapping[str, object]) -> int:
         """Record and start a run of the app in `bundle`; return its number.
 
         Raises:

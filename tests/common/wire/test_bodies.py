@@ -1,0 +1,83 @@
+"""Bodies: each kind reads what it writes, and refuses everything else by name."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from argosy_common.errors import EnvelopeMalformed, KindUnknown
+from argosy_common.wire import bodies
+from argosy_common.wire.bodies import KINDS, Body, open_body
+from argosy_common.wire.envelope import Envelope
+
+D = b"\x07" * 32
+EXAMPLES: tuple[Body, ...] = (
+    bodies.Birth(boot="00" * 16, session=1, name="pi", version="0.1", python="3.11", machine="aarch64", pending=[]),
+    bodies.Death(boot="00" * 16),
+    bodies.Heartbeat(load=0.5, memory_used=1, memory_total=2, temperature=-3.5, doing="training"),
+    bodies.Accepted(),
+    bodies.Progress(doing="fetching"),
+    bodies.Reply(flower=b"x", blobs=[bodies.BlobPart(digest=D, size=3)], run_s=1.5),
+    bodies.Refused(error=bodies.ErrorPart(code="kind-unknown", message="m", facts={"kind": "x"})),
+    bodies.Instruction(
+        flower=b"f",
+        app=bodies.BlobPart(digest=D, size=1),
+        client_app="a:b",
+        run_config={"lr": 0.1, "n": 3, "deep": True, "name": "x"},
+        node_id=2**64 - 1,
+    ),
+    bodies.Cancel(),
+    bodies.Received(),
+    bodies.Rebirth(),
+    bodies.Fetch(digest=D),
+    bodies.Offer(digest=D, size=1, chunk=65536, chunks_digest=D),
+    bodies.Accept(digest=D, sink="c0", have=b"\x01"),
+    bodies.ChunkAck(digest=D, upto=4, more=b"\x02"),
+    bodies.Done(digest=D),
+    bodies.TransferFailed(digest=D, error=bodies.ErrorPart(code="blob-unknown", message="m")),
+)
+
+
+def test_every_kind_has_an_example_here() -> None:
+    assert {body.kind for body in EXAMPLES} == set(KINDS)
+
+
+@pytest.mark.parametrize("body", EXAMPLES, ids=lambda body: body.kind)
+def test_a_body_reads_what_it_writes(body: Body) -> None:
+    assert open_body(Envelope(kind=body.kind, body=body.pack()), peer="p") == body
+
+
+@pytest.mark.parametrize("body", EXAMPLES, ids=lambda body: body.kind)
+def test_an_unknown_field_is_refused(body: Body) -> None:
+    packed = msgpack.packb({**msgpack.unpackb(body.pack()), "surprise": 1})
+    with pytest.raises(EnvelopeMalformed, match="surprise"):
+        open_body(Envelope(kind=body.kind, body=packed), peer="p")
+
+
+@pytest.mark.parametrize("body", EXAMPLES, ids=lambda body: body.kind)
+@given(data=st.binary(max_size=200))
+def test_rubbish_is_refused_and_raises_nothing_else(body: Body, data: bytes) -> None:
+    with contextlib.suppress(EnvelopeMalformed):
+        type(body).unpack(data, peer="p")
+
+
+def test_an_unknown_kind_is_named() -> None:
+    with pytest.raises(KindUnknown, match="teleport"):
+        open_body(Envelope(kind="teleport"), peer="p")
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_flowers_reserved_node_ids_are_refused(node: int) -> None:
+    good = msgpack.unpackb(next(b for b in EXAMPLES if b.kind == "instruction").pack())
+    with pytest.raises(EnvelopeMalformed, match="node_id"):
+        bodies.Instruction.unpack(msgpack.packb({**good, "node_id": node}), peer="p")
+
+
+def test_not_a_number_is_refused_where_seconds_are_due() -> None:
+    good = msgpack.unpackb(next(b for b in EXAMPLES if b.kind == "reply").pack())
+    with pytest.raises(EnvelopeMalformed, match="run_s"):
+        bodies.Reply.unpack(msgpack.packb({**good, "run_s": float("nan")}), peer="p")

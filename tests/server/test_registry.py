@@ -1,0 +1,117 @@
+"""Presence: births, deaths and grace, as a table and as it goes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from argosy_common.wire.bodies import Birth, Death, Heartbeat
+from argosy_server.registry import TRANSITIONS, Presence, Registry
+
+DEVICE = "00000000000000aa"
+
+
+class HandClock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def birth(boot: str = "11" * 16, session: int = 1) -> Birth:
+    return Birth(boot=boot, session=session, name="pi", version="1", python="3.11", machine="aarch64")
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def registry(clock: HandClock) -> Registry:
+    return Registry(clock=clock, grace_s=10.0)
+
+
+def test_every_state_knows_every_birth_and_death() -> None:
+    for state in Presence:
+        assert TRANSITIONS[(state, "birth")] is Presence.ONLINE
+        assert TRANSITIONS[(state, "death")] is not Presence.ONLINE
+
+
+def test_a_birth_brings_a_device_online_and_a_death_takes_it_away(registry: Registry) -> None:
+    assert registry.born(DEVICE, birth())
+    assert registry.online() == [DEVICE]
+    registry.died(DEVICE, Death(boot="11" * 16))
+    assert registry.online() == []
+
+
+def test_a_second_birth_of_the_same_boot_is_no_news(registry: Registry) -> None:
+    registry.born(DEVICE, birth())
+    assert not registry.born(DEVICE, birth(session=2))
+    assert registry.born(DEVICE, birth(boot="22" * 16))
+
+
+def test_the_late_will_of_an_earlier_boot_changes_nothing(registry: Registry) -> None:
+    registry.born(DEVICE, birth(boot="22" * 16))
+    registry.died(DEVICE, Death(boot="11" * 16))
+    assert registry.view(DEVICE).online
+
+
+def test_a_device_is_lost_once_and_only_after_its_grace(registry: Registry, clock: HandClock) -> None:
+    lost: list[str] = []
+    registry.on_lost(lost.append)
+    registry.born(DEVICE, birth())
+    registry.died(DEVICE, Death(boot="11" * 16))
+    clock.now += 9.9
+    registry.tick()
+    assert lost == []
+    clock.now += 0.2
+    registry.tick()
+    registry.tick()
+    assert lost == [DEVICE]
+    assert registry.view(DEVICE).presence is Presence.LOST
+
+
+def test_a_device_that_comes_back_within_its_grace_is_not_lost(registry: Registry, clock: HandClock) -> None:
+    lost: list[str] = []
+    registry.on_lost(lost.append)
+    registry.born(DEVICE, birth())
+    registry.died(DEVICE, Death(boot="11" * 16))
+    registry.born(DEVICE, birth(session=2))
+    clock.now += 60
+    registry.tick()
+    assert lost == []
+
+
+def test_a_repeated_death_does_not_restart_the_grace(registry: Registry, clock: HandClock) -> None:
+    lost: list[str] = []
+    registry.on_lost(lost.append)
+    registry.born(DEVICE, birth())
+    registry.died(DEVICE, Death(boot="11" * 16))
+    clock.now += 8
+    registry.died(DEVICE, Death(boot="11" * 16))
+    clock.now += 3
+    registry.tick()
+    assert lost == [DEVICE]
+
+
+def test_what_a_device_does_is_forgotten_with_its_boot(registry: Registry) -> None:
+    registry.born(DEVICE, birth())
+    registry.does(DEVICE, "training")
+    registry.born(DEVICE, birth(session=2))
+    assert registry.view(DEVICE).doing == "training"
+    registry.born(DEVICE, birth(boot="22" * 16))
+    assert registry.view(DEVICE).doing == "idle"
+
+
+def test_a_heartbeat_alone_does_not_bring_a_device_online(registry: Registry) -> None:
+    registry.beat(DEVICE, Heartbeat(load=0.25))
+    assert not registry.view(DEVICE).online
+    assert registry.view(DEVICE).heartbeat == {"load": 0.25}

@@ -9,12 +9,27 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from argosy_client.worker.child import WorkerChild
+from argosy_client.worker.output import WorkerOutput
+from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import Clock
+from argosy_common.errors import (
+    InstructionCancelled,
+    WorkerDied,
+    WorkerOutOfMemory,
+    WorkerTimedOut,
+    error_from_wire,
+)
+from argosy_common.files import private_folder
+from argosy_common.logs import get_logger
 
-if TYPE_CHECKING:
-    from argosy_common.blobs import BlobRef, BlobStore
+log = get_logger(__name__)
+
+_POLL_S = 0.2
+_MB = 10**6
+_NOTHING: dict[str, Any] = {}
 
 Scalar = bool | int | float | str
 
@@ -68,6 +83,32 @@ class WorkerResult:
     peak_rss: int
 
 
+@dataclass(frozen=True)
+class _Hosted:
+    """What a worker was loaded with; it serves every job that would load the same."""
+
+    run: int
+    app_digest: str
+    client_app: str
+    node_id: int
+    configs: str
+
+    @classmethod
+    def by(cls, job: WorkerJob) -> _Hosted:
+        configs = repr((sorted(job.run_config.items()), sorted(job.node_config.items())))
+        return cls(job.run, job.app_digest, job.client_app, job.node_id, configs)
+
+    def request(self, job: WorkerJob) -> dict[str, Any]:
+        return {
+            "app_dir": str(job.app_dir),
+            "client_app": self.client_app,
+            "run_id": self.run,
+            "node_id": self.node_id,
+            "run_config": job.run_config,
+            "node_config": job.node_config,
+        }
+
+
 class WorkerHost:
     """Keeps at most one worker. `run` is called from one thread at a time, the rest from any."""
 
@@ -79,7 +120,17 @@ class WorkerHost:
         clock: Clock,
         limits: WorkerLimits,
         python: str = sys.executable,
-    ) -> None: ...
+    ) -> None:
+        self._store = store
+        self._folder = private_folder(folder)
+        self._clock = clock
+        self._limits = limits
+        self._python = python
+        self._output = WorkerOutput(folder / "worker.log")
+        self._child: WorkerChild | None = None
+        self._hosted: _Hosted | None = None
+        self._busy = threading.Lock()
+        self._closed = threading.Event()
 
     def run(self, job: WorkerJob, cancelled: threading.Event) -> WorkerResult:
         """Run one instruction and return its reply.
@@ -90,16 +141,93 @@ class WorkerHost:
             InstructionCancelled: `cancelled` was set; the worker was stopped.
             EnvelopeMalformed, BlobUnknown, DiskFull, StorageFailed: the message or the store is.
         """
-        raise NotImplementedError
+        with self._busy:
+            self._output.new_chapter()
+            child = self._child_for(job, cancelled)
+            child.send(
+                {
+                    "op": "run",
+                    "message_id": job.message_id,
+                    "flower": job.flower,
+                    "context_in": None if job.context_in is None else str(job.context_in),
+                    "context_out": str(job.context_out),
+                }
+            )
+            answer = self._answer(child, job, cancelled)
+        if answer["op"] == "failed":
+            raise error_from_wire(answer["error"])
+        return WorkerResult(
+            flower=answer["flower"],
+            blobs=tuple(BlobRef(digest, size) for digest, size in answer["blobs"]),
+            seconds=answer["seconds"],
+            peak_rss=answer["peak_rss"],
+        )
 
     def rss(self) -> int:
         """Return the resident bytes of the worker and its children; 0 when there is none."""
-        raise NotImplementedError
+        child = self._child
+        return 0 if child is None or child.dead() else child.rss()
 
     def drop_run(self, run: int) -> None:
         """End the worker if it is that run's and idle; its memory is not needed any more."""
-        raise NotImplementedError
+        if self._busy.acquire(blocking=False):
+            try:
+                if self._hosted is not None and self._hosted.run == run:
+                    self._end(gently=True)
+            finally:
+                self._busy.release()
 
     def close(self) -> None:
-        """End the worker."""
-        raise NotImplementedError
+        """End the worker; an instruction that it is running ends with `InstructionCancelled`."""
+        self._closed.set()
+        with self._busy:
+            self._end(gently=True)
+
+    def _child_for(self, job: WorkerJob, cancelled: threading.Event) -> WorkerChild:
+        """Return the worker that hosts the job's app for its run, started and loaded if need be."""
+        wanted = _Hosted.by(job)
+        if self._child is not None and (self._hosted != wanted or self._child.dead()):
+            self._end(gently=True)
+        if self._child is None:
+            self._child = WorkerChild(self._python, self._folder, self._output)
+            self._child.send({"op": "load", "store": str(self._store.root), **wanted.request(job)})
+            answer = self._answer(self._child, job, cancelled)
+            if answer["op"] == "failed":
+                self._end(gently=False)  # what it imported so far would be there at the next attempt
+                raise error_from_wire(answer["error"])
+            self._hosted = wanted
+        return self._child
+
+    def _answer(self, child: WorkerChild, job: WorkerJob, cancelled: threading.Event) -> dict[str, Any]:
+        """Wait for the worker's next message, and meanwhile hold it to its limits."""
+        limits = self._limits
+        deadline = self._clock.monotonic() + limits.time_s
+        while True:
+            try:
+                answer = child.receive(_POLL_S)
+            except TimeoutError:
+                answer = _NOTHING
+            if answer is None or (answer is _NOTHING and child.dead()):
+                self._end(gently=False)
+                raise WorkerDied(why=child.cause_of_death())
+            if answer is not _NOTHING:
+                return answer
+            if cancelled.is_set() or self._closed.is_set():
+                self._end(gently=False)
+                raise InstructionCancelled(message=job.message_id)
+            if self._clock.monotonic() > deadline:
+                self._end(gently=False)
+                raise WorkerTimedOut(limit_s=f"{limits.time_s:g}")
+            if limits.memory_mb is not None and (used := child.exceeds(limits.memory_mb * _MB)) is not None:
+                self._end(gently=False)
+                raise WorkerOutOfMemory(used_mb=used // _MB, limit_mb=limits.memory_mb)
+
+    def _end(self, *, gently: bool) -> None:
+        child, self._child, self._hosted = self._child, None, None
+        if child is None:
+            return
+        if gently:
+            child.leave()
+        else:
+            child.kill()
+        log.info("worker.ended", pid=child.pid, how=child.cause_of_death())

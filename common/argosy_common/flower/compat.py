@@ -34,6 +34,9 @@ from argosy_common.errors import ArgosyError
 NUMPY_STYPE: str = SType.NUMPY
 """The serialisation name of arrays whose bytes are a `.npy` file."""
 
+MAX_REASON = 8000
+"""Characters of an error's reason that travel."""
+
 _BAD_BYTES = (DecodeError, ValueError, TypeError, AttributeError, KeyError, OverflowError)
 _BAD_VALUES = (EncodeError, ValueError, TypeError, AttributeError, OverflowError)
 
@@ -100,13 +103,15 @@ def error_reply(message: Message, error: ArgosyError) -> Message:
 
 
 def head_to_bytes(message: Message) -> bytes:
-    """Return the metadata and the error of a message, without its content.
+    """Return the metadata and the error of a message, without its content; a long reason is cut.
 
     Raises:
         ValueError: a value that Flower's protobuf cannot hold.
     """
     try:
         error = message.error if message.has_error() else None
+        if error is not None:
+            error = Error(error.code, str(error.reason or "")[:MAX_REASON])
         bare = make_message(message.metadata, content=None if error else RecordDict(), error=error)
         data: bytes = message_to_proto(bare).SerializeToString(deterministic=True)
         return data

@@ -18,6 +18,7 @@ from argosy_common.errors.device import (
     WorkerTimedOut,
 )
 from argosy_common.errors.enrolment import (
+    AlreadyEnrolled,
     CertificateInvalid,
     DeviceNotFound,
     DeviceRefused,
@@ -28,6 +29,7 @@ from argosy_common.errors.enrolment import (
     TokenExpired,
     TokenMalformed,
     TokenUnknown,
+    TooManyAttempts,
 )
 from argosy_common.errors.host import (
     AdminRequestInvalid,
@@ -61,6 +63,7 @@ from argosy_common.errors.transport import (
     EnvelopeMalformed,
     KindUnknown,
     MessageUnsendable,
+    TransferCancelled,
     TransferRefused,
     TransferTimedOut,
     VersionUnknown,
@@ -69,6 +72,7 @@ from argosy_common.errors.transport import (
 __all__ = [
     "REGISTRY",
     "AdminRequestInvalid",
+    "AlreadyEnrolled",
     "AlreadyRunning",
     "AppBundleInvalid",
     "AppDirectoryInvalid",
@@ -114,6 +118,8 @@ __all__ = [
     "TokenMalformed",
     "TokenUnknown",
     "TooFewDevices",
+    "TooManyAttempts",
+    "TransferCancelled",
     "TransferRefused",
     "TransferTimedOut",
     "VersionUnknown",

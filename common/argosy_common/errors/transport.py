@@ -103,3 +103,13 @@ class MessageUnsendable(ArgosyError):
     fault = Fault.OPERATOR
     template = "A message of the app cannot be sent: {why}."
     remedy = "Correct the app: records hold arrays, and numbers, texts and bytes that fit 64 bits."
+
+
+class TransferCancelled(ArgosyError):
+    """A transfer was ended at this end, because nobody wants the blob any more or the daemon stops."""
+
+    code = "transfer-cancelled"
+    exit_code = 65
+    fault = Fault.OPERATOR
+    template = "The transfer of {digest} with {peer} was cancelled."
+    remedy = "Nothing to do; what arrived is kept, and another attempt resumes from it."

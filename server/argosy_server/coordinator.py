@@ -32,7 +32,7 @@ from argosy_server.enrolment import EnrolmentServer
 from argosy_server.gateway import Gateway
 from argosy_server.registry import Registry
 from argosy_server.runs.supervisor import RunSupervisor
-from argosy_server.settings import CoordinatorSettings
+from argosy_server.settings import CoordinatorSettings, local_hosts
 from argosy_server.store import Store
 
 log = get_logger(__name__)
@@ -59,7 +59,9 @@ class Coordinator:
         self.store = Store.open(settings.database_url, clock)
         self.blobs = BlobStore(settings.blobs_dir)
         self.ca = CertificateAuthority.open(state / "ca", clock)
-        self._broker: Broker = open_broker(settings.broker, self.ca, state / "broker", clock=clock, rng=rng)
+        self._hosts = settings.broker.advertise or local_hosts()
+        tls = self.ca.issue_server(self._hosts, "broker")
+        self._broker: Broker = open_broker(settings.broker, tls, state / "broker", clock=clock, rng=rng)
         self._registry = Registry(clock=clock, grace_s=GRACE_S)
         self._stopping = threading.Event()
         self._ticker = threading.Thread(target=self._tick_on, name="ticker", daemon=True)
@@ -219,7 +221,26 @@ class Coordinator:
         return Will(topics.coordinator_state(self.settings.site), envelope, delay_s=0)
 
     def _make_enrolment(self) -> EnrolmentServer:
-        raise NotImplementedError
+        wanted = self.settings.enrolment
+        return EnrolmentServer(
+            self.store,
+            self.ca,
+            clock=self._clock,
+            host=wanted.host,
+            port=wanted.port,
+            hosts=local_hosts(),
+            brokers=self._brokers,
+            advertise=wanted.advertise,
+        )
+
+    def _brokers(self) -> list[tuple[str, int]]:
+        """Return where devices find the broker."""
+        host, port = self._broker.address
+        if self._broker.kind == "external":
+            return [(host, port)]
+        # the embedded broker has no access control and serves this machine only
+        hosts = ["127.0.0.1"] if self._broker.kind == "iotcore" else self._hosts
+        return [(each, port) for each in hosts]
 
     def _link_is_up(self, session_present: bool) -> None:
         log.info("coordinator.broker_connected", address=self._address(), session_present=session_present)

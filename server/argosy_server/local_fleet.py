@@ -1,4 +1,4 @@
-"""A whole fleet on this machine: a coordinator and device daemons as real processes, over TLS, each with its own identity.
+"""A whole fleet on this machine: a coordinator and device daemons as real processes, over TLS, with certificates.
 
 For `argosy up`, the demo, benchmarks and system tests. Everything goes the way an operator goes: the coordinator's
 command, its admin socket, a join token, the device's commands.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from argosy_common.errors import ArgosyError, CoordinatorUnreachable, NotEnrolled, ProgrammingError
+from argosy_common.errors import CoordinatorUnreachable, NotEnrolled, ProgrammingError
 from argosy_common.files import private_folder
 from argosy_server.cli.client import AdminClient
 
@@ -77,7 +76,7 @@ class LocalFleet:
         self._environment = {
             **os.environ,
             # many workers share this machine's cores: one thread each
-            **{name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")},
+            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
             "PYTHONUNBUFFERED": "1",
             **(environment or {}),
         }
@@ -311,5 +310,3 @@ def run_demo(
     Raises:
         ArgosyError: as named by what failed, or the run's own error.
     """
-    from argosy_server.cli.terminal import console  # noqa: PLC0415
-    from argosy_server.cli.watch import watch_run  # noqa: PLC0415

@@ -1,0 +1,66 @@
+"""Who may import what, beyond what import-linter can say: each ban with its reason."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("common/argosy_common", "client/argosy_client", "server/argosy_server", "provisioning/argosy_provisioning")
+PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp.mod"}
+SEAM = ROOT / "common/argosy_common/flower/compat.py"
+
+LIGHT = {
+    "argosy_client.daemon": "the supervisor stays small on a board; only its worker hosts apps",
+    "argosy_server.daemon": "user code and its libraries live in the run's process",
+    "argosy_common.blobs": "the supervisor moves blobs",
+    "argosy_common.link": "the supervisor holds the connection",
+    "argosy_common.wire": "anybody may read the wire",
+    "argosy_common.bundle": "the supervisor unpacks apps",
+}
+HEAVY = ("flwr", "numpy", "torch")
+
+
+def sources() -> Iterator[Path]:
+    """Yield every module of the four packages."""
+    for package in PACKAGES:
+        yield from (ROOT / package).rglob("*.py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def test_flowers_private_parts_are_imported_in_one_module_only() -> None:
+    """Flower changes them in minor releases; one module with contract tests follows."""
+    guilty = {
+        (str(path.relative_to(ROOT)), name)
+        for path in sources()
+        for name in imports(path)
+        if name.split(".")[0] == "flwr" and name not in PUBLIC_FLOWER and path != SEAM
+    }
+    assert not guilty
+
+
+def test_common_never_imports_torch() -> None:
+    """A board that only serves a model need not have it."""
+    assert not [path for path in sources() for name in imports(path) if name.split(".")[0] == "torch"]
+
+
+@pytest.mark.parametrize("module", LIGHT, ids=str)
+def test_the_daemons_stay_light(module: str) -> None:
+    """Import it in a fresh interpreter and look."""
+    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]", f"{module}: {LIGHT[module]}"

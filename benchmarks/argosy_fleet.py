@@ -1,4 +1,4 @@
-"""Our side: a real coordinator and real device daemons on loopback, driven through their command lines.
+"""Our side: a real coordinator and real device daemons on loopback.
 
 Everything is as in the field: certificates from a real enrolment, TLS 1.3, the managed Mosquitto. Only the addresses
 are special: the broker listens on 127.0.0.2 and is advertised at 127.0.0.1, where a counting proxy on the same port
@@ -7,54 +7,48 @@ forwards the devices' connections to it.
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from argosy_server.local_fleet import LocalDevice, LocalFleet, wait_until
 from benchmarks.memory import MemorySampler
-from benchmarks.processes import Processes, ProcessFailed, free_port
+from benchmarks.processes import ProcessFailed, free_port
 from benchmarks.proxy import CountingProxy
 from benchmarks.rounds import APP, Job, Observed, has_ended, read_rounds
 
-_BIN = Path(sys.executable).parent
-_START_S = 40.0
-_CALL_S = 30.0
-_OVER = ("finished", "failed", "stopped")
+_BROKER_HOST = "127.0.0.2"
+_END_S = 30.0
+_GLANCE_S = 2.0  # between looks at the run's status: each one costs the coordinator a little time
 _LABELS = (  # what a command line contains, the most telling first
     ("mosquitto", "broker"),
     ("argosy_client.worker", "worker"),
     ("argosy_server.runs", "run"),
-    ("argosy-device", "supervisor"),
-    ("argosy-coordinator", "daemon"),
+    ("argosy_client", "supervisor"),
+    ("argosy_server", "daemon"),
 )
 
 
 class ArgosyFleet:
     """A coordinator and its devices, up and connected. Made by `argosy_fleet`."""
 
-    def __init__(self, folder: Path, processes: Processes, proxy: CountingProxy, roots: dict[str, int]) -> None:
-        self._folder = folder
-        self._processes = processes
+    def __init__(self, fleet: LocalFleet, proxy: CountingProxy) -> None:
+        self._fleet = fleet
         self._proxy = proxy
-        self._roots = roots
-        self._runs = 0
 
     def run(self, job: Job) -> Observed:
         """Run the app once and return what was seen.
 
         Raises:
-            ProcessFailed: a daemon died, or the run failed or was not over in time.
+            ProcessFailed: the run failed, or its bytes were not counted.
+            TimeoutError: it was not over in time.
         """
-        self._runs += 1
-        marks = self._folder / f"marks-{self._runs}.jsonl"
-        config = [part for name, value in job.config(marks).items() for part in ("--config", f"{name}={value}")]
-        with MemorySampler(self._roots, _classify) as memory:
-            number = _argosy(self._processes, "run", "start", str(APP), *config)["run"]
+        marks = Path(tempfile.mkdtemp(dir=self._fleet.folder)) / "marks.jsonl"
+        roots = {("server" if name == "coordinator" else name): p.pid for name, p in self._fleet.processes.items()}
+        with MemorySampler(roots, _classify) as memory:
+            number = self._fleet.run(APP, config={name: str(value) for name, value in job.config(marks).items()})
             self._wait(number, marks, job.timeout_s)
         rounds = read_rounds(marks)
         if not self._proxy.down.between(rounds[0].begin, rounds[-1].end):
@@ -63,25 +57,22 @@ class ArgosyFleet:
 
     def _wait(self, number: int, marks: Path, timeout_s: float) -> None:
         """Wait for the app's last mark; a run that fails never makes it, so look at its status now and then too."""
-        look_again = time.monotonic() + 3
+        glance_at = time.monotonic() + _GLANCE_S
 
         def over() -> bool:
-            nonlocal look_again
+            nonlocal glance_at
             if has_ended(marks):
                 return True
-            if time.monotonic() < look_again:
+            if time.monotonic() < glance_at:
                 return False
-            look_again = time.monotonic() + 3
-            return self._status(number) in _OVER
+            glance_at = time.monotonic() + _GLANCE_S
+            with self._fleet.client() as client:
+                return client.get(f"runs/{number}")["status"] not in ("pending", "running")
 
-        self._processes.wait(f"run {number} ends", over, timeout_s)
-        self._processes.wait(f"run {number} is over", lambda: self._status(number) in _OVER, _CALL_S)
-        if self._status(number) != "finished":
-            shown = _argosy(self._processes, "run", "show", str(number))
-            raise ProcessFailed(f"run {number} {shown['status']}: {shown.get('error')}")
-
-    def _status(self, number: int) -> str:
-        return str(_argosy(self._processes, "run", "show", str(number))["status"])
+        wait_until(over, timeout_s, f"run {number} to end")
+        row = self._fleet.wait_run(number, _END_S)
+        if row["status"] != "finished":
+            raise ProcessFailed(f"run {number} {row['status']}: {row['error']}")
 
 
 @contextmanager
@@ -89,57 +80,24 @@ def argosy_fleet(devices: int, say: Callable[[str], None]) -> Iterator[ArgosyFle
     """Start a coordinator, let `devices` devices join it and wait until all are online; end everything afterwards.
 
     Raises:
-        ProcessFailed: something did not start in time; the message carries its log.
+        ArgosyError, TimeoutError: something did not start.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
-        socket = folder / "admin.sock"
-        environment = {"ARGOSY_SOCKET": str(socket), "HOME": name, "XDG_STATE_HOME": name, "PYTHONUNBUFFERED": "1"}
-        with Processes(folder, environment) as processes:
-            port = free_port()
-            say("starting the coordinator")
-            config = _write_coordinator_config(folder, socket, port)
-            command = [str(_BIN / "argosy-coordinator"), "run", "--config", str(config)]
-            roots = {"server": processes.start("coordinator", command)}
-            processes.wait("the admin socket is there", socket.exists, _START_S)
-            with CountingProxy(("127.0.0.2", port), port) as proxy:
-                say("devices join")
-                roots |= _join(folder, processes, devices)
-                processes.wait("the devices are online", lambda: _online(processes) == devices, _START_S, every_s=0.3)
-                yield ArgosyFleet(folder, processes, proxy, roots)
-
-
-def _write_coordinator_config(folder: Path, socket: Path, port: int) -> Path:
-    path = folder / "coordinator.toml"
-    path.write_text(
-        f'state_dir = "{folder / "coordinator"}"\nsocket = "{socket}"\n'
-        f'[broker]\nkind = "mosquitto"\nhost = "127.0.0.2"\nport = {port}\nadvertise = ["127.0.0.1", "127.0.0.2"]\n'
-        f'[enrolment]\nhost = "127.0.0.1"\nport = {free_port()}\n'
-    )
-    return path
-
-
-def _join(folder: Path, processes: Processes, devices: int) -> dict[str, int]:
-    """Enrol and start the devices; return their process ids by group."""
-    token = _argosy(processes, "token", "create", "--uses", str(devices))
-    program = str(_BIN / "argosy-device")
-    roots: dict[str, int] = {}
-    for number in range(devices):
-        group = f"device-{number}"
-        state = ["--state-dir", str(folder / group)]
-        trust = ["--token", token["text"], "--pin", token["pin"]]
-        processes.call([program, "join", token["url"], *trust, "--name", group, *state], _CALL_S)
-        roots[group] = processes.start(group, [program, "run", *state])
-    return roots
-
-
-def _online(processes: Processes) -> int:
-    listed = _argosy(processes, "device", "list")
-    return sum(bool(device["presence"].get("online")) for device in listed)
-
-
-def _argosy(processes: Processes, *words: str) -> Any:  # noqa: ANN401  (whatever JSON the command prints)
-    return json.loads(processes.call([str(_BIN / "argosy"), *words, "--json"], _CALL_S))
+    port = free_port()
+    settings: dict[str, object] = {
+        "broker.kind": "mosquitto",
+        "broker.host": _BROKER_HOST,
+        "broker.port": port,
+        # devices take the first; the second is for the certificate, since the coordinator goes there directly
+        "broker.advertise": ["127.0.0.1", _BROKER_HOST],
+    }
+    members = [LocalDevice(f"device-{number}") for number in range(devices)]
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        CountingProxy((_BROKER_HOST, port), port) as proxy,
+        LocalFleet(Path(folder), members, settings=settings) as fleet,
+    ):
+        fleet.start(say)
+        yield ArgosyFleet(fleet, proxy)
 
 
 def _classify(group: str, command: str) -> tuple[str, str]:

@@ -77,6 +77,7 @@ def _environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PATH": f"{_BIN}:/usr/bin:/bin",  # the SuperExec and the app processes are found by name
         "PYTHONUNBUFFERED": "1",
+        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),  # as in our local fleet
     }
 
 

@@ -157,7 +157,7 @@ def subject_cn(certificate: x509.Certificate) -> str:
 # --- requests ------------------------------------------------------------------------------------------------------
 
 
-def make_csr(tls_key: PrivateKey, common_name: str) -> bytes:
+def make_csr(tls_key: PrivateKey, common_name: str = "argosy device") -> bytes:
     """Return a PEM certificate request signed by `tls_key`. The name is for people: the authority ignores it."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(_name(common_name))
     return builder.sign(tls_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -344,6 +344,15 @@ def load_certificate(path: Path) -> x509.Certificate:
 def same_key(certificate: x509.Certificate, public: PublicKey) -> bool:
     """Tell whether the certificate is for this key."""
     return _p256(certificate.public_key()) == public
+
+
+def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Tell whether this authority signed the certificate; dates are not looked at."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
 
 
 # --- what a device trusts ------------------------------------------------------------------------------------------

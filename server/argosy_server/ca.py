@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509 as cx509
-from cryptography.exceptions import InvalidSignature
 
 from argosy_common import x509
 from argosy_common.clock import Clock
@@ -109,15 +108,12 @@ class CertificateAuthority:
         try:
             key = x509.load_key(self.folder / f"{name}.key")
             certificate = x509.load_certificate(self.folder / f"{name}.crt")
-            certificate.verify_directly_issued_by(self.certificate)
         except CertificateInvalid as error:
             log.debug("ca.nothing_kept", name=name, why=error.message)
             return x509.generate_key(), None
-        except (ValueError, TypeError, InvalidSignature) as error:
-            log.warning("ca.stranger_kept", exc=error, name=name)
-            return x509.generate_key(), None
+        fits = x509.same_key(certificate, key.public_key()) and x509.issued_by(certificate, self.certificate)
         fresh = certificate.not_valid_after_utc - self._clock.wall() > RENEW_BELOW
-        return key, certificate if fresh and x509.same_key(certificate, key.public_key()) else None
+        return key, certificate if fits and fresh else None
 
     def _keep(self, name: str, key: x509.PrivateKey, certificate: cx509.Certificate) -> None:
         try:

@@ -85,6 +85,26 @@ class DeviceRefused(ArgosyError):
     remedy = "See `argosy device show {device}` on the coordinator."
 
 
+class TooManyAttempts(ArgosyError):
+    """One address asks too often."""
+
+    code = "too-many-attempts"
+    exit_code = 62
+    fault = Fault.PEER
+    template = "The coordinator refuses further attempts from this address for about {seconds} s."
+    remedy = "Wait that long, then run `argosy-device join` again; check the token first."
+
+
+class AlreadyEnrolled(ArgosyError):
+    """The state directory holds an enrolment that a join would replace."""
+
+    code = "already-enrolled"
+    exit_code = 61
+    fault = Fault.OPERATOR
+    template = "{state_dir} already holds the device {device}, enrolled at {url}."
+    remedy = "Nothing to do if that is right; to enrol it anew, run the same command with --force."
+
+
 class DeviceNotFound(ArgosyError):
     """No device of that id or name."""
 

@@ -77,31 +77,31 @@ class Enrolments:
             known = session.get(Device, claim.device)
             if known is not None and known.state is DeviceState.REFUSED:
                 raise DeviceRefused(device=claim.device, why="an operator shut it out")
-            # 3. A repeated request (its answer was lost) gets its answer again, as long as that is of use.
+            # 3. A repeated request (its answer was lost) gets its answer again, as long as that is of use. With
+            #    another token, or after its certificate's time, it is a new request of the same device.
             before = session.get(Enrolment, claim.csr_digest)
-            if before is not None and before.token == token.id and before.device == claim.device:
-                if before.not_after > now:
+            if before is not None:
+                if before.device != claim.device:
+                    raise DeviceRefused(device=claim.device, why="its certificate request belongs to another device")
+                if before.token == token.id and before.not_after > now:
                     return before.to_row(EnrolmentRow)
-                session.delete(before)
-                session.flush()
-            elif before is not None:
-                raise DeviceRefused(device=claim.device, why="this certificate request was already used otherwise")
             # 4. Burn one use; the condition and the count are one statement.
             row = token.to_row(TokenRow)
             _burn(session, row, now)
             # 5. Record everything; the certificate counts only if this commits.
             issued = issue()
             put_device(session, _device(claim, row, issued, now))
-            enrolment = Enrolment(
-                csr_digest=claim.csr_digest,
-                device=claim.device,
-                token=row.id,
-                site=row.site,
-                certificate_pem=issued.certificate_pem,
-                not_after=issued.not_after,
-                at=now,
+            enrolment = session.merge(
+                Enrolment(
+                    csr_digest=claim.csr_digest,
+                    device=claim.device,
+                    token=row.id,
+                    site=row.site,
+                    certificate_pem=issued.certificate_pem,
+                    not_after=issued.not_after,
+                    at=now,
+                )
             )
-            session.add(enrolment)
             details: dict[str, object] = {"name": claim.name, "by": row.id}
             put_audit(session, now, claim.source, "device.enrol", subject=claim.device, detail=details)
             session.flush()

@@ -1,0 +1,124 @@
+"""What a device keeps of its enrolment, in its state directory:
+
+identity.key     the key for life; the device's name derives from it
+tls.key          the key of the certificate below
+device.crt       the certificate, common name = device id
+ca.crt           the coordinator's authority, whose pin was checked
+enrolment.json   the rest, written last: the device is enrolled if and only if this file is there
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from argosy_common import x509
+from argosy_common.enrolment import BrokerAddress
+from argosy_common.errors import CertificateInvalid, NotEnrolled
+from argosy_common.link import TlsFiles
+
+IDENTITY_KEY = "identity.key"
+TLS_KEY = "tls.key"
+CERTIFICATE = "device.crt"
+CA = "ca.crt"
+RECORD = "enrolment.json"
+
+
+class Record(BaseModel):
+    """The contents of `enrolment.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    device: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    site: str
+    url: str
+    """Where the device joined."""
+    pin: str
+    token_id: str
+    """Not secret; tells whether a repeated join is the same one."""
+    brokers: Annotated[list[BrokerAddress], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """An enrolled device. `load` has checked that its files belong together."""
+
+    state_dir: Path
+    device: str
+    node_id: int
+    site: str
+    brokers: tuple[tuple[str, int], ...]
+    """Hosts and ports, to be tried in this order."""
+    url: str
+    pin: str
+    token_id: str
+
+    @property
+    def identity_key_path(self) -> Path:
+        """The key for life."""
+        return self.state_dir / IDENTITY_KEY
+
+    @property
+    def tls_key_path(self) -> Path:
+        """The key of the certificate."""
+        return self.state_dir / TLS_KEY
+
+    @property
+    def certificate_path(self) -> Path:
+        """The device's certificate."""
+        return self.state_dir / CERTIFICATE
+
+    @property
+    def ca_path(self) -> Path:
+        """The coordinator's authority."""
+        return self.state_dir / CA
+
+    def tls_files(self) -> TlsFiles:
+        """The files for a `Link` to the coordinator's own broker."""
+        return TlsFiles(self.ca_path, self.certificate_path, self.tls_key_path, x509.COORDINATOR)
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Self:
+        """Read the enrolment in `state_dir`. Dates are not looked at: this board's clock may be wrong.
+
+        Raises:
+            NotEnrolled: there is none, or a join was interrupted.
+            CertificateInvalid: a file is broken, or the files do not belong together.
+        """
+        record = _read_record(state_dir)
+        identity = x509.load_key(state_dir / IDENTITY_KEY)
+        if x509.device_id(identity.public_key()) != record.device:
+            raise CertificateInvalid(path=state_dir / IDENTITY_KEY, why=f"it is not the key of {record.device}")
+        certificate = x509.load_certificate(state_dir / CERTIFICATE)
+        if x509.subject_cn(certificate) != record.device:
+            raise CertificateInvalid(path=state_dir / CERTIFICATE, why=f"it is not for {record.device}")
+        if not x509.same_key(certificate, x509.load_key(state_dir / TLS_KEY).public_key()):
+            raise CertificateInvalid(path=state_dir / TLS_KEY, why="it is not the key of the certificate")
+        if not x509.issued_by(certificate, x509.load_certificate(state_dir / CA)):
+            raise CertificateInvalid(path=state_dir / CERTIFICATE, why="another authority issued it")
+        return cls(
+            state_dir=state_dir,
+            device=record.device,
+            node_id=x509.node_id(record.device),
+            site=record.site,
+            brokers=tuple((broker.host, broker.port) for broker in record.brokers),
+            url=record.url,
+            pin=record.pin,
+            token_id=record.token_id,
+        )
+
+
+def _read_record(state_dir: Path) -> Record:
+    path = state_dir / RECORD
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotEnrolled(state_dir=state_dir) from None
+    except OSError as error:
+        raise CertificateInvalid(path=path, why=error.strerror or error) from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise CertificateInvalid(path=path, why=first["msg"]) from None

@@ -1,0 +1,90 @@
+"""The enrolment service over HTTP. Requests come from strangers: bounded in size and time before anything else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY
+from argosy_common.errors import (
+    ArgosyError,
+    DeviceRefused,
+    ProgrammingError,
+    RequestInvalid,
+    TokenExhausted,
+    TokenExpired,
+    TokenMalformed,
+    TokenUnknown,
+    TooManyAttempts,
+)
+from argosy_common.logs import get_logger
+from argosy_server.enrolment.service import EnrolmentService
+
+log = get_logger(__name__)
+
+BODY_TIMEOUT_S = 15.0
+
+STATUS: dict[type[ArgosyError], int] = {
+    TokenMalformed: 400,
+    RequestInvalid: 400,
+    TokenUnknown: 403,
+    TokenExpired: 403,
+    TokenExhausted: 403,
+    DeviceRefused: 403,
+    TooManyAttempts: 429,
+}
+
+
+def create_app(service: EnrolmentService) -> FastAPI:
+    """Return the ASGI application."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.get(CA_PATH)
+    def authority() -> PlainTextResponse:
+        return PlainTextResponse(service.ca_pem, media_type="application/x-pem-file")
+
+    @app.post(ENROL_PATH)
+    async def enrol(request: Request) -> Response:
+        source = request.client.host if request.client else "unknown"
+        try:
+            answer = await run_in_threadpool(service.enrol, await _read(request), source)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except ArgosyError as error:
+            return _refusal(error)
+        return JSONResponse(answer.model_dump())
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        log.error("enrolment.bug", exc=error, path=request.url.path)
+        return _refusal(ProgrammingError(what="the enrolment service failed"))
+
+    return app
+
+
+async def _read(request: Request) -> bytes:
+    """Return the body, or its beginning where it is too long or too slow: the service refuses that by its form."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MAX_BODY:
+                    break
+    except TimeoutError:
+        log.debug("enrolment.slow_body", seconds=BODY_TIMEOUT_S, received=len(body))
+    return bytes(body)
+
+
+def _refusal(error: ArgosyError) -> Response:
+    """Tell the device what it can mend; of our own troubles a stranger learns the name only."""
+    status = STATUS.get(type(error))
+    if status is None:
+        log.error("enrolment.failed", exc=error)
+        told: dict[str, object] = {"code": error.code, "message": "", "remedy": "", "facts": {}}
+        return JSONResponse(told, status_code=503, headers={"Connection": "close"})
+    return JSONResponse(error.to_wire(), status_code=status, headers={"Connection": "close"})

@@ -1,0 +1,173 @@
+"""The enrolment service's HTTPS server, in a thread of the coordinator. TLS 1.3 under a certificate of our own CA."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import threading
+from collections.abc import Sequence
+from typing import cast
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from argosy_common.clock import Clock
+from argosy_common.errors import PortInUse, ProgrammingError, SettingsInvalid
+from argosy_common.logs import get_logger
+from argosy_server.ca import CertificateAuthority
+from argosy_server.enrolment.app import create_app
+from argosy_server.enrolment.service import Brokers, EnrolmentService
+from argosy_server.store import Store
+
+log = get_logger(__name__)
+
+START_TIMEOUT_S = 20.0
+CONNECTION_LIFE_S = 30
+MAX_CONNECTIONS = 200
+_POLL_S = 0.02
+_DRAIN_S = 2
+
+
+class ShortLived(H11Protocol):
+    """HTTP on connections that end after `CONNECTION_LIFE_S`, whatever the other end does or leaves undone."""
+
+    _end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Start the countdown."""
+        super().connection_made(transport)
+        self._end = self.loop.call_later(CONNECTION_LIFE_S, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the countdown."""
+        if self._end is not None:
+            self._end.cancel()
+        super().connection_lost(exc)
+
+
+class EnrolmentServer:
+    """Lets devices join between `start` and `stop`."""
+
+    def __init__(
+        self,
+        store: Store,
+        ca: CertificateAuthority,
+        *,
+        clock: Clock,
+        host: str,
+        port: int,
+        hosts: Sequence[str],
+        brokers: Brokers,
+        advertise: str | None = None,
+    ) -> None:
+        """Listen on `host`:`port` (0: a free one). Devices are told to come to `advertise`, by default the first of
+        `hosts`, this machine's names and addresses; `brokers` gives the addresses of the broker at each enrolment.
+        """
+        self._ca = ca
+        self._clock = clock
+        self._wanted = (host, port)
+        self._hosts = list(hosts)
+        self._advertise = advertise
+        self._service = EnrolmentService(store, ca, clock=clock, brokers=brokers)
+        self._listener: socket.socket | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._port = port
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens; the port is the real one once started."""
+        return self._wanted[0], self._port
+
+    @property
+    def url(self) -> str:
+        """Where devices are told to come."""
+        if self._advertise is not None:
+            return self._advertise
+        name = self._hosts[0] if self._hosts else self._wanted[0]
+        return f"https://{f'[{name}]' if ':' in name else name}:{self._port}"
+
+    def alive(self) -> bool:
+        """Whether devices can join."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Listen, and return once requests are served.
+
+        Raises:
+            PortInUse: another program listens there.
+            SettingsInvalid: this machine has no such address, or may not use the port.
+            StorageFailed: the server certificate cannot be written.
+            ProgrammingError: the server did not come up in `START_TIMEOUT_S`.
+        """
+        files = self._ca.issue_server(self._hosts, "enrolment")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(files.cert, files.key)
+        self._listener = _listen(*self._wanted)
+        self._port = cast("int", self._listener.getsockname()[1])
+        self._server = uvicorn.Server(_config(self._service, context))
+        self._thread = threading.Thread(target=self._serve, name="enrolment", daemon=True)
+        self._thread.start()
+        ends = self._clock.monotonic() + START_TIMEOUT_S
+        while not self._server.started:
+            self._thread.join(_POLL_S)
+            if not self._thread.is_alive() or self._clock.monotonic() > ends:
+                self.stop()
+                raise ProgrammingError(what=f"the enrolment service did not start on port {self._port}")
+        log.info("enrolment.listening", host=self._wanted[0], port=self._port, url=self.url)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Let requests under way finish for a moment and stop listening. Safe to call twice or before `start`."""
+        if self._server is not None:
+            self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                log.warning("enrolment.slow_stop", seconds=timeout_s)
+            self._thread = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _serve(self) -> None:
+        if self._server is None or self._listener is None:
+            return
+        try:
+            self._server.run(sockets=[self._listener])
+        except Exception as error:  # noqa: BLE001  (a thread's last frame: told, and seen by `start`)
+            log.error("enrolment.died", exc=error)
+
+
+def _config(service: EnrolmentService, context: ssl.SSLContext) -> uvicorn.Config:
+    config = uvicorn.Config(
+        create_app(service),
+        http=ShortLived,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,  # the source address of the rate limit is the real one
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=_DRAIN_S,
+        timeout_keep_alive=5,
+    )
+    config.load()
+    config.ssl = context  # uvicorn's own options cannot ask for TLS 1.3
+    return config
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(port=port, host=host, purpose="enrolment", setting="enrolment.port") from None
+        name = "enrolment.port" if error.errno == errno.EACCES else "enrolment.host"
+        raise SettingsInvalid(name=name, why=error.strerror or error, source="the coordinator's settings") from None

@@ -1,0 +1,1 @@
+"""Small digits on thin boards: a Flower app in numpy alone."""

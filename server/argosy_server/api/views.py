@@ -1,0 +1,87 @@
+"""The JSON form of the store's rows: the admin API's public contract, one line a field.
+
+Times are ISO 8601 in UTC. Secrets, keys and certificates are not among the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from argosy_server.store import AuditRow, DeviceRow, EventRow, RunRow, TokenRow
+
+View = dict[str, object]
+
+
+def device_view(row: DeviceRow, presence: Mapping[str, object]) -> View:
+    """Return a device with its presence."""
+    return {
+        "device": row.device,
+        "name": row.name,
+        "site": row.site,
+        "tags": row.tags,
+        "state": str(row.state),
+        "version": row.version,
+        "machine": row.machine,
+        "boot": row.boot,
+        "inventory": row.inventory,
+        "enrolled_at": _iso(row.enrolled_at),
+        "last_seen_at": _iso(row.last_seen_at),
+        "certificate_ends_at": _iso(row.not_after),
+        "presence": dict(presence),
+    }
+
+
+def run_view(row: RunRow) -> View:
+    """Return a run."""
+    return {
+        "run": row.id,
+        "app": row.app_name,
+        "app_digest": row.app_digest,
+        "app_size": row.app_size,
+        "server_app": row.server_app,
+        "client_app": row.client_app,
+        "config": row.run_config,
+        "options": row.options,
+        "status": str(row.status),
+        "error": row.error,
+        "strategy": row.strategy,
+        "rounds": row.rounds,
+        "final_model": row.final_model,
+        "created_at": _iso(row.created_at),
+        "started_at": _iso(row.started_at),
+        "finished_at": _iso(row.finished_at),
+    }
+
+
+def token_view(row: TokenRow) -> View:
+    """Return a join token without its secret."""
+    return {
+        "id": row.id,
+        "site": row.site,
+        "uses": row.uses,
+        "used": row.used,
+        "tags": row.tags,
+        "created_at": _iso(row.created_at),
+        "expires_at": _iso(row.expires_at),
+    }
+
+
+def event_view(row: EventRow) -> View:
+    """Return an event of a run."""
+    return {"seq": row.seq, "run": row.run, "at": _iso(row.at), "name": row.name, "data": row.data}
+
+
+def audit_view(row: AuditRow) -> View:
+    """Return an entry of the audit log."""
+    return {
+        "at": _iso(row.at),
+        "actor": row.actor,
+        "action": row.action,
+        "subject": row.subject,
+        "detail": row.detail,
+    }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds")

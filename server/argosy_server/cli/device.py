@@ -1,0 +1,137 @@
+"""`argosy device`: the fleet, and one board of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from argosy_common.clock import SystemClock
+from argosy_server.cli import words
+from argosy_server.cli.client import Data
+from argosy_server.cli.options import DeviceArgument, JsonOption, SocketOption, connect, examples
+from argosy_server.cli.terminal import pairs, print_json, say, stdout, table
+from argosy_server.cli.words import clean
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="See the devices.")
+
+
+@app.command(
+    "list",
+    epilog=examples("argosy device list", "argosy device list --online", "argosy device list --json | jq '.[].name'"),
+)
+def list_devices(
+    online: Annotated[bool, typer.Option("--online", help="Only those that are online.")] = False,
+    site: Annotated[str | None, typer.Option(help="Only those of this site.")] = None,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the devices: who is online, what each is doing, how it is."""
+    with connect(socket) as api:
+        rows: list[Data] = api.get("/devices")["devices"]
+    rows = [row for row in rows if (row["presence"]["online"] or not online) and site in {None, row["site"]}]
+    if json:
+        print_json(rows)
+        return
+    if not rows:
+        none_yet = "No device has joined. Start with `argosy token create`."
+        say("There are no such devices." if online or site else none_yet)
+        return
+    stdout().print(device_table(rows, SystemClock().wall()))
+    up = sum(bool(row["presence"]["online"]) for row in rows)
+    say(f"{up} of {words.count(len(rows), 'device')} online")
+
+
+def device_table(rows: list[Data], now: datetime) -> Table:
+    """Return the fleet as a table; the column of the site only where there are several."""
+    sites = len({row["site"] for row in rows}) > 1
+    names = ["device", "id", *(["site"] if sites else []), "", "load", "memory", "°C", "version", "seen"]
+    shown = table(*names, right=["load", "memory", "°C"])
+    for row in sorted(rows, key=lambda row: str(row["name"])):
+        presence = row["presence"]
+        online = bool(presence.get("online"))
+        beat = presence.get("heartbeat") or {} if online else {}
+        shown.add_row(
+            clean(row["name"]),
+            Text(row["device"], style="dim"),
+            *([row["site"]] if sites else []),
+            state_text(row),
+            _fraction(beat.get("load")),
+            _fraction(_ratio(beat.get("memory_used"), beat.get("memory_total"))),
+            _whole(beat.get("temperature")),
+            clean(row["version"] or words.NONE),
+            "now" if online else words.age(row["last_seen_at"], now),
+            style=None if online else "dim",
+        )
+    return shown
+
+
+def state_text(row: Data) -> Text:
+    """Return a device's state in a word or two, with a dot for the eye."""
+    presence = row["presence"]
+    if row["state"] != "enrolled":
+        return Text(f"✗ {clean(row['state'])}", style="red")
+    if not presence.get("online"):
+        return Text("○ offline", style="dim")
+    return Text.assemble(("●", "green"), " ", clean(presence.get("doing") or "idle"))
+
+
+@app.command("show", epilog=examples("argosy device show har-03", "argosy device show 9f3a --json"))
+def show(device: DeviceArgument, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show one device: its identity, its state and its hardware."""
+    with connect(socket) as api:
+        row = api.get(f"/devices/{quote(device, safe='')}")
+    if json:
+        print_json(row)
+        return
+    stdout().print(device_card(row, SystemClock().wall()))
+
+
+def device_card(row: Data, now: datetime) -> Table:
+    """Return everything about one device, one fact a line."""
+    presence = row["presence"]
+    beat: Data = presence.get("heartbeat") or {}
+    since = words.age(presence["since"], now) if presence.get("since") else None
+    state = state_text(row)
+    facts: list[tuple[str, Text | str | None]] = [
+        ("device", Text(clean(row["name"]), style="bold")),
+        ("id", row["device"]),
+        ("site", row["site"]),
+        ("tags", " ".join(clean(tag) for tag in row["tags"])),
+        ("state", Text.assemble(state, (f"  since {since}", "dim") if since else "")),
+        ("seen", words.local_time(row["last_seen_at"])),
+        ("enrolled", words.local_time(row["enrolled_at"])),
+        ("certificate", f"ends {words.age(row['certificate_ends_at'], now)}"),
+        ("machine", clean(row["machine"] or "")),
+        ("version", clean(row["version"] or "")),
+        ("load", _fraction(beat.get("load"))),
+        ("memory", _memory(beat)),
+        ("worker", words.size(beat["worker_rss"]) if "worker_rss" in beat else None),
+        ("daemon", words.size(beat["daemon_rss"]) if "daemon_rss" in beat else None),
+        ("temperature", f"{beat['temperature']:.1f} °C" if "temperature" in beat else None),
+        *((clean(key), clean(value)) for key, value in sorted((row["inventory"] or {}).items())),
+    ]
+    return pairs([(name, value) for name, value in facts if value and value != words.NONE])
+
+
+def _memory(beat: Data) -> str | None:
+    if "memory_used" not in beat:
+        return None
+    of = f" of {words.size(beat['memory_total'])}" if beat.get("memory_total") else ""
+    return f"{words.size(beat['memory_used'])}{of}"
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _fraction(value: float | None) -> str:
+    return words.NONE if value is None else f"{value:.0%}"
+
+
+def _whole(value: float | None) -> str:
+    return words.NONE if value is None else f"{value:.0f}"

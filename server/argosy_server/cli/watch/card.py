@@ -1,0 +1,53 @@
+"""A run as a whole, for `run show`: its facts, its rounds, its devices' errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from argosy_server.cli.terminal import pairs
+from argosy_server.cli.watch.progress import RunProgress
+from argosy_server.cli.watch.view import failures_table, head, rounds_table
+from argosy_server.cli.words import NONE, clean, local_time, size
+
+Data = Mapping[str, Any]
+
+
+def run_card(row: Data, progress: RunProgress, names: Mapping[str, str], now: datetime) -> RenderableType:
+    """Return everything about a run that a person wants on one page."""
+    parts: list[RenderableType] = [head(progress, now, width=100)]
+    if row["error"]:
+        parts += ["", _error(row["error"])]
+    parts += ["", _facts(row)]
+    if progress.rounds:
+        parts += ["", rounds_table(progress)]
+    if progress.failures:
+        parts += ["", Text("errors on devices", style="dim"), failures_table(progress, names)]
+    return Group(*parts)
+
+
+def _facts(row: Data) -> Table:
+    config = "  ".join(f"{clean(key)}={clean(value)}" for key, value in row["config"].items())
+    facts: list[tuple[str, Text | str]] = [
+        ("server app", clean(row["server_app"])),
+        ("client app", clean(row["client_app"])),
+        ("bundle", f"{row['app_digest'][:16]}  {size(row['app_size'])}"),
+        ("config", config),
+        ("started", local_time(row["started_at"])),
+        ("ended", local_time(row["finished_at"])),
+        ("final model", str(row["final_model"] or "")),
+    ]
+    return pairs([(name, value) for name, value in facts if value and value != NONE])
+
+
+def _error(error: Data) -> Text:
+    told = Text.assemble(("✗ ", "red"), (clean(error.get("message", "")), "bold"))
+    if error.get("remedy"):
+        told.append(f"\n  {clean(error['remedy'])}", style="yellow")
+    told.append(f"  [{clean(error.get('code', '?'))}]", style="dim")
+    return told

@@ -1,0 +1,82 @@
+"""One plain line an event, for pipes and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from argosy_server.cli.watch.progress import numbers
+from argosy_server.cli.words import clean, count, duration, local_time, number, size
+
+Data = Mapping[str, Any]
+NameOf = Callable[[str], str]
+
+
+def line(event: Data, name_of: NameOf) -> str:
+    """Return an event as a line with its local time; one of an unknown name is told by its name and data."""
+    tell = _TELL.get(str(event["name"]))
+    data: Data = event["data"]
+    told = tell(data, name_of) if tell else f"{event['name']} {clean(dict(data))}"
+    return f"{local_time(event['at'], date=False)}  {told}"
+
+
+def _started(data: Data, _: NameOf) -> str:
+    rounds = f", {count(int(data['rounds']), 'round')}" if data.get("rounds") else ""
+    return f"run started: {clean(data.get('app', '?'))}, {clean(data.get('strategy') or 'no strategy yet')}{rounds}"
+
+
+def _waiting(data: Data, _: NameOf) -> str:
+    return f"waiting for devices: {data.get('online')} of {data.get('wanted')} online"
+
+
+def _phase_started(data: Data, _: NameOf) -> str:
+    return f"{_where(data)} sent to {count(len(data.get('devices', ())), 'device')}"
+
+
+def _reply(data: Data, name_of: NameOf) -> str:
+    who = clean(name_of(str(data.get("device", "?"))))
+    if data.get("error"):
+        error: Data = data["error"]
+        return f"{_where(data)} {who} failed: {error.get('code')}: {clean(error.get('message', ''))}"
+    return (
+        f"{_where(data)} {who} replied in {duration(data.get('seconds'))}, "
+        f"up {size(data.get('bytes_up'))}, down {size(data.get('bytes_down'))}"
+    )
+
+
+def _phase_finished(data: Data, _: NameOf) -> str:
+    failed = f", {data['failed']} failed" if data.get("failed") else ""
+    return (
+        f"{_where(data)} finished in {duration(data.get('seconds'))}: {data.get('replied')} of {data.get('sent')} "
+        f"replied{failed}{_metrics(data)}, up {size(data.get('bytes_up'))}, down {size(data.get('bytes_down'))}"
+    )
+
+
+def _central(data: Data, _: NameOf) -> str:
+    return f"round {data.get('round')} central{_metrics(data).replace(',', '', 1)}"
+
+
+def _finished(data: Data, _: NameOf) -> str:
+    error: Data = data.get("error") or {}
+    why = f": {clean(error.get('message', ''))}" if error else ""
+    model = f", model {str(data['final_model'])[:12]}" if data.get("final_model") else ""
+    return f"run {data.get('status')} after {duration(data.get('seconds'))}{why}{model}"
+
+
+def _where(data: Data) -> str:
+    return f"round {data.get('round')} {clean(data.get('phase'))}"
+
+
+def _metrics(data: Data) -> str:
+    return "".join(f", {clean(name)} {number(value)}" for name, value in numbers(data.get("metrics")).items())
+
+
+_TELL: dict[str, Callable[[Data, NameOf], str]] = {
+    "run-started": _started,
+    "waiting-for-devices": _waiting,
+    "phase-started": _phase_started,
+    "device-reply": _reply,
+    "phase-finished": _phase_finished,
+    "central": _central,
+    "run-finished": _finished,
+}

@@ -1,0 +1,272 @@
+"""The state of a run, folded from its events. Pure: it takes events and times, and knows neither socket nor terminal.
+
+Events of unknown names and fields are passed over, since the coordinator may be newer than this command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from argosy_server.cli.words import parse_time
+
+Data = Mapping[str, Any]
+
+OVER = frozenset({"finished", "failed", "stopped"})
+PHASE_SHARE = {"query": (0.0, 0.2), "train": (0.0, 0.7), "evaluate": (0.7, 0.3)}
+"""Where in a round a phase begins and how much of it the phase is: for the progress bar only."""
+_NOT_METRICS = frozenset({"num-examples", "num_examples"})
+
+
+@dataclass
+class Phase:
+    """One exchange with devices: all were sent a message, each answers or fails."""
+
+    name: str
+    devices: tuple[str, ...] = ()
+    replied: int = 0
+    failed: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float | None = None
+    done: bool = False
+
+    @property
+    def sent(self) -> int:
+        """How many devices were asked."""
+        return max(len(self.devices), self.replied + self.failed)
+
+
+@dataclass
+class Round:
+    """What is known of a round. Round 0 is the central evaluation before training."""
+
+    number: int
+    phases: dict[str, Phase] = field(default_factory=dict)
+    central: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that devices sent."""
+        return sum(phase.bytes_up for phase in self.phases.values())
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes that devices received."""
+        return sum(phase.bytes_down for phase in self.phases.values())
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of its finished phases, or None before the first."""
+        known = [phase.seconds for phase in self.phases.values() if phase.seconds is not None]
+        return sum(known) if known else None
+
+    def metrics(self, phase: str) -> dict[str, float]:
+        """Return the metrics of a phase, `central` among them."""
+        if phase == "central":
+            return self.central
+        return self.phases[phase].metrics if phase in self.phases else {}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A device's named error in one phase."""
+
+    device: str
+    round: int
+    phase: str
+    code: str
+    message: str
+    remedy: str
+
+
+class RunProgress:
+    """A run as far as its events tell. Begin with the API's run, then `apply` each event in order."""
+
+    def __init__(self, run: Data) -> None:
+        self.number = int(run["run"])
+        self.app = str(run["app"])
+        self.strategy: str | None = run.get("strategy")
+        self.total: int | None = run.get("rounds")
+        self.status = str(run["status"])
+        self.error: Data | None = run.get("error")
+        self.final_model: str | None = run.get("final_model")
+        self.started_at = parse_time(run.get("started_at"))
+        self.finished_at = parse_time(run.get("finished_at"))
+        self.seconds: float | None = None
+        self.waiting: tuple[int, int] | None = None
+        """Devices online and wanted, while too few are there."""
+        self.current: tuple[int, str] | None = None
+        self.rounds: dict[int, Round] = {}
+        self.failures: list[Failure] = []
+        self.last_seq = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.status in OVER
+
+    @property
+    def devices(self) -> set[str]:
+        """All devices that were asked at least once."""
+        return {device for r in self.rounds.values() for phase in r.phases.values() for device in phase.devices}
+
+    def settle(self, run: Data) -> None:
+        """Take over how the run stands by the database, which has the last word on its end."""
+        self.status, self.error = str(run["status"]), run.get("error")
+        self.total = self.total or run.get("rounds")
+        self.strategy = self.strategy or run.get("strategy")
+        self.final_model = run.get("final_model") or self.final_model
+        self.started_at = parse_time(run.get("started_at")) or self.started_at
+        self.finished_at = parse_time(run.get("finished_at"))
+
+    def apply(self, event: Data) -> None:
+        """Fold one event in; one that was seen before changes nothing."""
+        if int(event["seq"]) <= self.last_seq:
+            return
+        self.last_seq = int(event["seq"])
+        step = _STEPS.get(str(event["name"]))
+        if step is not None:
+            step(self, event["data"], parse_time(event.get("at")))
+
+    def elapsed(self, now: datetime) -> float | None:
+        """Seconds from the start to the end, or to `now`."""
+        if self.seconds is not None:
+            return self.seconds
+        if self.started_at is None:
+            return None
+        return ((self.finished_at or now) - self.started_at).total_seconds()
+
+    def fraction(self) -> float | None:
+        """How much of the run is done, 0 … 1; None when the number of rounds is not known."""
+        if self.status == "finished":
+            return 1.0
+        if not self.total:
+            return None
+        if self.current is None:
+            return 0.0
+        number, name = self.current
+        begins, share = PHASE_SHARE.get(name, (0.0, 0.0))
+        phase = self.rounds[number].phases.get(name) if number in self.rounds else None
+        answered = (phase.replied + phase.failed) / phase.sent if phase and phase.sent else 0.0
+        within = 1.0 if self.rounds[number].central else begins + share * (1.0 if phase and phase.done else answered)
+        return min(1.0, max(0.0, (number - 1 + within) / self.total))
+
+    def _started(self, data: Data, at: datetime | None) -> None:
+        self.status = "running"
+        self.started_at = self.started_at or at
+        self.strategy = data.get("strategy") or self.strategy
+        self.total = data.get("rounds") or self.total
+
+    def _waiting(self, data: Data, _: datetime | None) -> None:
+        self.waiting = (int(data.get("online", 0)), int(data.get("wanted", 0)))
+
+    def _phase_started(self, data: Data, _: datetime | None) -> None:
+        self.waiting = None
+        phase = self._phase(data)
+        phase.devices = tuple(str(device) for device in data.get("devices", ()))
+        self.current = (int(data.get("round", 0)), phase.name)
+
+    def _reply(self, data: Data, _: datetime | None) -> None:
+        phase = self._phase(data)
+        error = data.get("error")
+        if error:
+            phase.failed += 1
+            self.failures.append(failure(data))
+        else:
+            phase.replied += 1
+        phase.bytes_up += int(data.get("bytes_up") or 0)
+        phase.bytes_down += int(data.get("bytes_down") or 0)
+
+    def _phase_finished(self, data: Data, _: datetime | None) -> None:
+        phase = self._phase(data)
+        phase.done = True
+        phase.seconds = data.get("seconds")
+        phase.metrics = numbers(data.get("metrics"))
+        phase.replied = int(data.get("replied", phase.replied))
+        phase.failed = int(data.get("failed", phase.failed))
+        phase.bytes_up = int(data.get("bytes_up") or phase.bytes_up)
+        phase.bytes_down = int(data.get("bytes_down") or phase.bytes_down)
+
+    def _central(self, data: Data, _: datetime | None) -> None:
+        self._round(data).central = numbers(data.get("metrics"))
+
+    def _finished(self, data: Data, at: datetime | None) -> None:
+        self.status = str(data.get("status", "finished"))
+        self.error = data.get("error")
+        self.seconds = data.get("seconds")
+        self.final_model = data.get("final_model")
+        self.finished_at = at
+        self.waiting = None
+
+    def _round(self, data: Data) -> Round:
+        number = int(data.get("round", 0))
+        return self.rounds.setdefault(number, Round(number))
+
+    def _phase(self, data: Data) -> Phase:
+        name = str(data.get("phase", "?"))
+        return self._round(data).phases.setdefault(name, Phase(name))
+
+
+_STEPS = {
+    "run-started": RunProgress._started,
+    "waiting-for-devices": RunProgress._waiting,
+    "phase-started": RunProgress._phase_started,
+    "device-reply": RunProgress._reply,
+    "phase-finished": RunProgress._phase_finished,
+    "central": RunProgress._central,
+    "run-finished": RunProgress._finished,
+}
+
+
+def failure(data: Data) -> Failure:
+    """Return the failure that a `device-reply` with an error tells."""
+    error: Data = data["error"]
+    return Failure(
+        device=str(data.get("device", "?")),
+        round=int(data.get("round", 0)),
+        phase=str(data.get("phase", "?")),
+        code=str(error.get("code", "?")),
+        message=str(error.get("message", "")),
+        remedy=str(error.get("remedy", "")),
+    )
+
+
+def numbers(metrics: object) -> dict[str, float]:
+    """Return the numeric ones among metrics, without the counts of examples that are there for weighting."""
+    if not isinstance(metrics, Mapping):
+        return {}
+    return {
+        str(name): value
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_METRICS
+    }
+
+
+def headline(rounds: Iterable[Round], most: int) -> list[tuple[str, str]]:
+    """Return the (phase, metric) pairs most worth a column: accuracies first, then losses; central before the rest."""
+    found = {
+        (phase, name)
+        for one in rounds
+        for phase in ("central", "evaluate", "train", "query")
+        for name in one.metrics(phase)
+    }
+    return sorted(found, key=_interest)[:most]
+
+
+def _interest(column: tuple[str, str]) -> tuple[int, int, str]:
+    phase, name = column
+    kind = 0 if "acc" in name.lower() else 1 if "loss" in name.lower() else 2
+    return (kind, ("central", "evaluate", "train", "query").index(phase), name)
+
+
+def group_failures(failures: Sequence[Failure]) -> list[tuple[Failure, list[int]]]:
+    """Return each distinct failure of a device once, with the rounds in which it happened."""
+    groups: dict[tuple[str, str, str, str], tuple[Failure, list[int]]] = {}
+    for one in failures:
+        key = (one.device, one.phase, one.code, one.message)
+        groups.setdefault(key, (one, []))[1].append(one.round)
+    return list(groups.values())

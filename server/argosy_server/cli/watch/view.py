@@ -1,0 +1,230 @@
+"""A run on a terminal: a head, its rounds, its devices. Pure: state and a time in, something to draw out.
+
+One colour has one meaning: green is well, yellow is waiting or partly failed, red is failed, cyan is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import ConsoleDimensions, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from argosy_server.cli.terminal import table
+from argosy_server.cli.watch.progress import Round, RunProgress, group_failures, headline
+from argosy_server.cli.words import clean, count, duration, number, ranges, size, sparkline
+
+Data = Mapping[str, Any]
+
+STATUS_STYLE = {"pending": "yellow", "running": "cyan", "finished": "green", "failed": "red", "stopped": "yellow"}
+MOST_COLUMNS = 4
+_BUSY = ("train", "evaluat", "run", "query")
+_MOVING = ("fetch", "upload", "send", "load", "unpack")
+
+
+class RunView:
+    """The live picture of a run, drawn anew at each refresh for the size the terminal has then."""
+
+    def __init__(self, progress: RunProgress) -> None:
+        self.progress = progress
+        self.live: Sequence[Data] = []
+        self.notice: Text | None = None
+        self.now: datetime | None = None
+
+    def drawn(self, screen: ConsoleDimensions) -> Group:
+        """Draw as much as fits on the screen."""
+        room, width = screen.height - 8, screen.width
+        progress = self.progress
+        parts: list[RenderableType] = [head(progress, self.now, width=width)]
+        shown_rounds = len(progress.rounds)
+        if self.live:
+            shown_rounds = min(shown_rounds, max(3, room - len(self.live) - 3, room // 3))
+        shown_rounds = min(shown_rounds, max(3, room))
+        if progress.rounds:
+            parts += ["", rounds_table(progress, last=shown_rounds, width=width)]
+        if self.live and not progress.over:
+            parts += ["", devices_table(self.live, most=max(1, room - shown_rounds - 3), width=width)]
+        if self.notice is not None:
+            parts += ["", self.notice]
+        return Group(*parts)
+
+
+def head(progress: RunProgress, now: datetime | None, *, width: int) -> RenderableType:
+    """Return the first lines: which run, how far, and the course of its best metrics."""
+    title = Text.assemble((f"run {progress.number}", "bold"), "  ", clean(progress.app))
+    for part in (progress.strategy, count(len(progress.devices), "device") if progress.devices else None):
+        if part:
+            title.append(f" · {clean(part)}", style="dim")
+    status = Text(progress.status, style=STATUS_STYLE.get(progress.status, ""))
+    elapsed = progress.elapsed(now) if now else progress.seconds
+    if elapsed is not None:
+        status.append(f"  {duration(elapsed)}", style="dim")
+    top = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    top.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    top.add_column(justify="right", no_wrap=True)
+    top.add_row(title, status)
+    lines: list[RenderableType] = [top]
+    if not progress.over:
+        lines.append(_bar(progress, width))
+    courses = _courses(progress, width)
+    if courses is not None:
+        lines += ["", courses]
+    return Group(*lines)
+
+
+def _bar(progress: RunProgress, width: int) -> RenderableType:
+    fraction = progress.fraction()
+    bar = ProgressBar(
+        total=1.0 if fraction is not None else None,
+        completed=fraction or 0.0,
+        pulse=fraction is None and progress.status == "running",
+        width=max(10, min(40, width // 3)),
+        complete_style="cyan",
+        finished_style="green",
+        pulse_style="cyan",
+    )
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_row(bar, _where(progress))
+    return grid
+
+
+def _where(progress: RunProgress) -> Text:
+    """Say what is happening, in a line."""
+    if progress.waiting:
+        online, wanted = progress.waiting
+        return Text(f"waiting for devices: {online} of {wanted} online", style="yellow")
+    if progress.current is None:
+        return Text("waiting to start" if progress.status == "pending" else "starting", style="dim")
+    at, name = progress.current
+    of = f" of {progress.total}" if progress.total else ""
+    text = Text(f"round {at}{of}")
+    phase = progress.rounds[at].phases[name]
+    text.append(f" · {clean(name)} · {phase.replied} of {phase.sent} answered", style="dim")
+    if phase.failed:
+        text.append(f", {phase.failed} failed", style="yellow")
+    return text
+
+
+def _courses(progress: RunProgress, width: int) -> RenderableType | None:
+    """Return the course of the first two headline metrics as sparklines with their latest values."""
+    ordered = [progress.rounds[key] for key in sorted(progress.rounds)]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for column in headline(ordered, 2):
+        values = [one.metrics(column[0])[column[1]] for one in ordered if column[1] in one.metrics(column[0])]
+        blocks = sparkline(values, min(40, width // 3))
+        grid.add_row(
+            Text(_column_name(column), style="dim"), Text(number(values[-1]), style="bold"), Text(blocks, style="cyan")
+        )
+    return grid if grid.row_count else None
+
+
+def rounds_table(progress: RunProgress, *, last: int | None = None, width: int = 120) -> Table:
+    """Return a row for each round, or for the last so many."""
+    ordered = [progress.rounds[key] for key in sorted(progress.rounds)]
+    columns = headline(ordered, MOST_COLUMNS if width >= 100 else 2)
+    names = [_column_name(column) for column in columns]
+    shown = table(
+        "round", "replies", *names, "up", "down", "time", right=["round", "replies", *names, "up", "down", "time"]
+    )
+    for one in ordered[-last:] if last else ordered:
+        current = not progress.over and progress.current is not None and one.number == progress.current[0]
+        shown.add_row(
+            str(one.number),
+            _replies(one),
+            *(number(one.metrics(phase)[name]) if name in one.metrics(phase) else "" for phase, name in columns),
+            size(one.bytes_up) if one.phases else "",
+            size(one.bytes_down) if one.phases else "",
+            duration(one.seconds) if one.seconds is not None else "",
+            style="cyan" if current else None,
+        )
+    return shown
+
+
+def _replies(one: Round) -> Text:
+    """Return `9/10` of the round's first phase that has the most failures: what a person must see."""
+    if not one.phases:
+        return Text("")
+    worst = max(one.phases.values(), key=lambda phase: phase.failed)
+    style = "red" if worst.done and not worst.replied else "yellow" if worst.failed else ""
+    return Text(f"{worst.replied}/{worst.sent}", style=style)
+
+
+def _column_name(column: tuple[str, str]) -> str:
+    phase, name = column
+    lowered = name.lower().replace("_", " ")
+    short = {"evaluate": "eval", "central": "central"}.get(phase, phase)
+    known = lowered.removeprefix("eval ").removeprefix("evaluate ").removeprefix("train ").removeprefix("central ")
+    known = known.removeprefix("test ")
+    return clean(f"{short} {known}")
+
+
+def devices_table(live: Sequence[Data], *, most: int, width: int = 120) -> RenderableType:
+    """Return what each device does now; when there are more than `most`, those with errors and at work first."""
+    rows = sorted(live, key=lambda row: str(row.get("name") or row.get("device")))
+    cut = rows
+    if len(rows) > most:
+        urgent = sorted(rows, key=lambda row: (not row.get("error"), not _is_busy(row)))
+        chosen = {id(row) for row in urgent[:most]}
+        cut = [row for row in rows if id(row) in chosen]
+    wide = width >= 90
+    names = ["device", "doing", "round", "up", "down", "time", *(["error"] if wide else [])]
+    shown = table(*names, right=["round", "up", "down", "time"], give="error" if wide else None)
+    for row in cut:
+        error = row.get("error")
+        cells: list[Text | str] = [
+            clean(row.get("name") or row.get("device")),
+            doing_text(row),
+            str(row.get("round") or ""),
+            size(row.get("bytes_up")),
+            size(row.get("bytes_down")),
+            duration(row.get("seconds")),
+        ]
+        shown.add_row(*cells, *([_short_error(error)] if wide else []))
+    if len(cut) == len(rows):
+        return shown
+    return Group(shown, Text(f"and {len(rows) - len(cut)} more", style="dim"))
+
+
+def doing_text(row: Data) -> Text:
+    """Return a device's doing with a dot: filled while it works, hollow while it rests."""
+    doing = clean(row.get("doing") or "idle")
+    if row.get("error"):
+        return Text.assemble(("✗ ", "red"), doing)
+    if doing in {"offline", "away", "lost"}:
+        return Text(f"○ {doing}", style="red" if doing == "lost" else "dim")
+    if any(word in doing for word in _BUSY):
+        return Text.assemble(("● ", "green"), doing)
+    if any(word in doing for word in _MOVING):
+        return Text.assemble(("● ", "cyan"), doing)
+    return Text.assemble(("○ ", "dim"), (doing, "dim"))
+
+
+def _is_busy(row: Data) -> bool:
+    return str(row.get("doing") or "idle") != "idle"
+
+
+def _short_error(error: object) -> Text:
+    if not error:
+        return Text("")
+    if isinstance(error, Mapping):
+        return Text.assemble((clean(error.get("code", "?")), "red"), ("  " + clean(error.get("message", "")), "dim"))
+    return Text(clean(error), style="red")
+
+
+def failures_table(progress: RunProgress, names: Mapping[str, str]) -> RenderableType:
+    """Return the devices' errors, each with its remedy, repeated ones once with their rounds."""
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for one, rounds in group_failures(progress.failures):
+        told = Text.assemble((clean(one.message), ""), (f"  [{clean(one.code)}]", "dim"))
+        if one.remedy:
+            told.append(f"\n{clean(one.remedy)}", style="yellow")
+        where = f"{clean(one.phase)} {ranges(rounds)}"
+        grid.add_row(Text(clean(names.get(one.device, one.device)), style="bold"), where, told)
+    return grid

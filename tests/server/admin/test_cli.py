@@ -1,0 +1,169 @@
+"""`argosy` as a process against the real admin API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from argosy_common.errors import CoordinatorUnreachable, RunNotFound, RunStopped
+from argosy_server.api.server import AdminServer
+from argosy_server.store import RunStatus
+from tests.server.admin.conftest import Argosy
+from tests.server.admin.coordinator_on_rows import RowsCoordinator
+
+
+def test_without_a_coordinator_a_command_says_so_and_exits_with_the_errors_code(argosy: Argosy, folder: Path) -> None:
+    done = argosy("device", "list")
+    assert done.returncode == CoordinatorUnreachable.exit_code
+    assert "there is no such socket" in done.stderr
+    assert "argosy-coordinator run" in done.stderr
+    assert done.stdout == ""
+
+
+def test_doctor_without_a_coordinator_is_a_failed_check(argosy: Argosy) -> None:
+    done = argosy("doctor")
+    assert done.returncode == CoordinatorUnreachable.exit_code
+    assert "✗" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["run", "watch", "seven"],
+        ["run", "start", "no-such-folder"],
+        ["token", "create", "--ttl", "soon"],
+        ["run", "list", "--status", "odd"],
+    ],
+)
+def test_wrong_usage_exits_with_two(argosy: Argosy, words: list[str]) -> None:
+    done = argosy(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+
+
+def test_a_token_is_printed_as_the_line_to_run_on_the_device(argosy: Argosy, server: AdminServer) -> None:
+    done = argosy("token", "create", "--uses", "2", "--ttl", "30m")
+    assert done.stdout.startswith("argosy-device join https://coordinator:8444 --token ")
+    assert "\x1b" not in done.stdout
+    made = json.loads(argosy("token", "create", "--json").stdout)
+    assert made["token"] in made["command"]
+    assert len(json.loads(argosy("token", "list", "--json").stdout)) == 2
+    argosy("token", "revoke", made["id"])
+    assert "revoke" in argosy("audit").stdout
+
+
+def test_devices_are_listed_and_shown(argosy: Argosy, server: AdminServer) -> None:
+    listed = argosy("device", "list").stdout
+    assert "attic" in listed
+    assert "offline" in listed
+    assert [row["name"] for row in json.loads(argosy("device", "list", "--online", "--json").stdout)] == [
+        "attic",
+        "bench",
+        "cellar",
+    ]
+    assert "Raspberry Pi 5" in argosy("device", "show", "attic").stdout
+    missing = argosy("device", "show", "../runs")
+    assert missing.returncode == 38
+    assert "argosy device list" in missing.stderr
+
+
+def test_a_devices_name_cannot_give_the_terminal_orders(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    coordinator.add_device("evil\x1b[2J[red]", 0x2000)
+    listed = argosy("device", "list", FORCE_COLOR="1").stdout
+    assert "\x1b[2J" not in listed
+    assert "[red]" in listed
+
+
+def test_run_list_and_show_tell_rounds_and_errors_with_remedies(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    run = coordinator.add_run()
+    devices = [row.device for row in coordinator.store.devices.list()]
+    coordinator.tell(run, "run-started", strategy="FedAvg", rounds=3, app="har")
+    for number in (1, 2, 3):
+        coordinator.tell_round(run, number, devices, failing=devices[1] if number < 3 else None)
+    coordinator.finish(run)
+    assert "finished" in argosy("run", "list").stdout
+    shown = argosy("run", "show").stdout
+    assert "3/4" in shown
+    assert "0.8667" in shown
+    assert "train 1–2" in shown
+    assert "Look at its memory." in shown
+    told = json.loads(argosy("run", "show", str(run), "--json").stdout)
+    assert [one["round"] for one in told["rounds"]] == [1, 2, 3]
+    assert told["errors"][0] | {"message": ""} == {
+        "device": devices[1],
+        "name": coordinator.store.devices.get(devices[1]).name,
+        "phase": "train",
+        "rounds": [1, 2],
+        "code": "worker-died",
+        "message": "",
+        "remedy": "Look at its memory.",
+    }
+
+
+def test_watching_a_run_that_is_over_prints_it_and_exits_by_its_end(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    finished = coordinator.add_run()
+    coordinator.finish(finished)
+    assert argosy("run", "watch").returncode == 0
+    failed = coordinator.add_run()
+    facts = {"component": "har.server:app", "why": "No module named 'torch'"}
+    error = {"code": "app-import-failed", "message": "m", "remedy": "r", "facts": facts}
+    coordinator.finish(failed, RunStatus.FAILED, error)
+    done = argosy("run", "watch", str(failed))
+    assert done.returncode == 41
+    assert "No module named 'torch'" in done.stderr
+    stopped = coordinator.add_run()
+    assert "stopping" in argosy("run", "stop", str(stopped)).stderr
+    assert "already" in argosy("run", "stop", str(stopped)).stderr
+    assert argosy("run", "watch", str(stopped)).returncode == RunStopped.exit_code
+    assert argosy("run", "watch", "99").returncode == RunNotFound.exit_code
+
+
+def test_logs_are_printed_to_their_end_without_control_sequences(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    run = coordinator.add_run(status=RunStatus.FINISHED)
+    long = "".join(f"line {number}\n" for number in range(60_000))
+    coordinator.run_log_path(run).write_text(long + "\x1b]0;title\x07\x1b[31mred\x1b[0m\n")
+    done = argosy("run", "logs", "-f")
+    assert done.stdout.startswith("line 0\nline 1\n")
+    assert done.stdout.endswith("line 59999\n]0;titlered\n")
+
+
+def test_audit_and_version_speak_json(argosy: Argosy, server: AdminServer) -> None:
+    assert json.loads(argosy("audit", "--json").stdout) == []
+    assert "argosy" in json.loads(argosy("version", "--json").stdout)
+
+
+def test_a_failed_check_of_the_doctor_shows_its_remedy_and_exits_with_one(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    assert argosy("doctor").returncode == 0
+    coordinator.checks = [{"name": "disk", "ok": False, "detail": "full", "remedy": "Free some space."}]
+    done = argosy("doctor")
+    assert done.returncode == 1
+    assert "Free some space." in done.stdout
+
+
+def test_the_shell_completes_run_numbers_and_device_names(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    run = coordinator.add_run()
+    asked = {"_ARGOSY_COMPLETE": "complete_bash", "_TYPER_COMPLETE_ARGS": "argosy run watch "}
+    assert argosy(COMP_WORDS="argosy run watch ", COMP_CWORD="3", **asked).stdout.split() == [str(run)]
+    asked = {"_ARGOSY_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "argosy device show ce"}
+    assert "cellar" in argosy(**asked).stdout
+
+
+def test_completion_without_a_coordinator_offers_nothing_and_says_nothing(argosy: Argosy) -> None:
+    asked = {"_ARGOSY_COMPLETE": "complete_bash", "COMP_WORDS": "argosy run watch ", "COMP_CWORD": "3"}
+    done = argosy(**asked)
+    assert (done.stdout.strip(), done.stderr) == ("", "")

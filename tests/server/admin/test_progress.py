@@ -1,0 +1,116 @@
+"""The state of a run as its events fold into it."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, ConsoleDimensions
+
+from argosy_server.cli.watch.plain import line
+from argosy_server.cli.watch.progress import RunProgress, headline
+from argosy_server.cli.watch.view import RunView
+
+AT = "2026-03-01T12:00:00+00:00"
+NOW = datetime(2026, 3, 1, 12, 1, tzinfo=UTC)
+ROW = {"run": 7, "app": "har", "status": "pending"}
+
+
+class Told:
+    """A run whose events are told by name."""
+
+    def __init__(self, **row: object) -> None:
+        self.run = RunProgress({**ROW, **row})
+        self.seq = 0
+
+    def tell(self, name: str, **data: object) -> Told:
+        self.seq += 1
+        self.run.apply({"seq": self.seq, "run": 7, "at": AT, "name": name, "data": data})
+        return self
+
+
+def started() -> Told:
+    return Told().tell("run-started", strategy="FedAvg", rounds=4, app="har")
+
+
+def test_a_duplicate_event_changes_nothing() -> None:
+    told = started().tell("phase-started", round=1, phase="train", devices=["a", "b"])
+    reply = {"seq": 3, "at": AT, "name": "device-reply", "data": {"round": 1, "phase": "train", "device": "a"}}
+    told.run.apply(reply)
+    told.run.apply(reply)
+    assert told.run.rounds[1].phases["train"].replied == 1
+
+
+def test_the_bar_never_goes_back_during_a_run() -> None:
+    told = started()
+    seen = [told.run.fraction()]
+    for number in (1, 2, 3, 4):
+        for phase in ("train", "evaluate"):
+            told.tell("phase-started", round=number, phase=phase, devices=["a", "b"])
+            seen.append(told.run.fraction())
+            for device in ("a", "b"):
+                told.tell("device-reply", round=number, phase=phase, device=device)
+                seen.append(told.run.fraction())
+            told.tell("phase-finished", round=number, phase=phase, seconds=1.0, replied=2, failed=0)
+            seen.append(told.run.fraction())
+        told.tell("central", round=number, metrics={"accuracy": 0.5})
+        seen.append(told.run.fraction())
+    assert seen == sorted(seen, key=lambda fraction: fraction or 0.0)
+    assert seen[-1] == pytest.approx(1.0)
+
+
+def test_waiting_for_devices_is_over_when_a_phase_starts() -> None:
+    told = started().tell("waiting-for-devices", online=1, wanted=3)
+    assert told.run.waiting == (1, 3)
+    told.tell("phase-started", round=1, phase="train", devices=["a"])
+    assert told.run.waiting is None
+
+
+def test_accuracy_comes_before_loss_and_central_before_the_devices() -> None:
+    told = started()
+    told.tell("phase-finished", round=1, phase="train", metrics={"train_loss": 1.0, "num-examples": 9})
+    told.tell("phase-finished", round=1, phase="evaluate", metrics={"loss": 1.0, "accuracy": 0.5, "note": "x"})
+    told.tell("central", round=1, metrics={"accuracy": 0.6})
+    columns = headline(told.run.rounds.values(), 10)
+    assert columns == [("central", "accuracy"), ("evaluate", "accuracy"), ("evaluate", "loss"), ("train", "train_loss")]
+
+
+def test_the_database_has_the_last_word_on_how_a_run_ended() -> None:
+    told = started()
+    told.run.settle({**ROW, "status": "failed", "error": {"code": "run-interrupted"}})
+    assert told.run.over
+    assert told.run.error == {"code": "run-interrupted"}
+
+
+FACTS = st.dictionaries(
+    st.sampled_from(["strategy", "app", "phase", "device", "status"]), st.text(max_size=5)
+) | st.dictionaries(st.sampled_from(["seconds", "rounds", "bytes_up"]), st.none() | st.integers(1, 9))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["run-started", "phase-started", "device-reply", "phase-finished", "central", "new-one"]),
+            FACTS,
+        ),
+        max_size=12,
+    ),
+    st.integers(1, 60),
+    st.integers(20, 200),
+)
+def test_any_events_can_be_told_and_drawn_on_any_screen(
+    events: list[tuple[str, dict[str, Any]]], height: int, width: int
+) -> None:
+    told = Told()
+    for name, data in events:
+        told.tell(name, **data)
+        line({"at": AT, "name": name, "data": data}, lambda device: device)
+    view = RunView(told.run)
+    view.now = NOW
+    view.live = [{"device": f"d{number}", "doing": "training"} for number in range(12)]
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
+    console.print(view.drawn(ConsoleDimensions(width, height)))

@@ -34,6 +34,7 @@ MAX_NAME = 1024
 _MAGIC = b"ARGARR\x00\x01"
 _PREFIX = struct.Struct(">8sI")
 _COPY_STEP = 1024 * 1024
+_NPY_PARSERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _NPY_HEAD = 12 * 1024
 """No `.npy` header that numpy is willing to parse is longer (its `max_header_size` is 10 000)."""
 
@@ -196,11 +197,13 @@ def encoded_size(record: ArrayRecord, header: int | None = None) -> int:
 def _header(record: ArrayRecord) -> bytes:
     if len(record) > MAX_ARRAYS:
         raise ValueError(f"{len(record)} arrays in one record; at most {MAX_ARRAYS}")
-    rows = []
+    rows: list[list[object]] = []
     for key, array in record.items():
-        row = [key, array.dtype, [int(size) for size in array.shape], array.stype, _length(array)]
-        _check_row(row)
-        rows.append(row)
+        shape, length = [int(size) for size in array.shape], _length(array)
+        rows.append([key, array.dtype, shape, array.stype, length])
+        _check_row(rows[-1])
+        if not (isinstance(array, StoredArray) and array.place):  # else it was checked when it was read
+            _check_numpy(_Row(key, array.dtype, tuple(shape), array.stype, 0, length), array.data[:_NPY_HEAD])
     header: bytes = msgpack.packb(rows, use_bin_type=True)
     if len(header) > MAX_HEADER:
         raise ValueError(f"the names of its arrays take {len(header)} bytes; at most {MAX_HEADER}")
@@ -360,20 +363,16 @@ def _npy_layout(head: bytes, length: int) -> _NpyLayout:
     """Return what the beginning of a `.npy` file of `length` bytes says; raises `ValueError` if it does not add up."""
     stream = io.BytesIO(head)
     try:
-        version = np.lib.format.read_magic(stream)
-        parsers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in parsers:
-            raise ValueError(f"numpy format {version}")
-        shape, fortran, dtype = parsers[version](stream)
-        start = stream.tell()
-        if dtype.hasobject:
-            raise ValueError("an array of Python objects")
-        if len(shape) > MAX_DIMENSIONS or not all(0 <= size <= 2**40 for size in shape):
-            raise ValueError("an impossible shape")
-        if math.prod(size for size in shape if size) * max(dtype.itemsize, 1) > 2**42:
-            raise ValueError("an impossible size")
-    except (TypeError, KeyError, OverflowError, RecursionError, MemoryError, SyntaxError, AttributeError) as error:
-        raise ValueError(f"a bad numpy header: {error}") from error
+        shape, fortran, dtype = _NPY_PARSERS[np.lib.format.read_magic(stream)](stream)
+    except Exception as error:
+        raise ValueError(f"a bad numpy header: {str(error)[:200]}") from error
+    start = stream.tell()
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    if len(shape) > MAX_DIMENSIONS or not all(0 <= size <= 2**40 for size in shape):
+        raise ValueError("an impossible shape")
+    if math.prod(size for size in shape if size) * max(dtype.itemsize, 1) > 2**42:
+        raise ValueError("an impossible size")
     if start + math.prod(shape) * dtype.itemsize != length:
         raise ValueError("a numpy header that does not fit its data")
     return _NpyLayout(shape, fortran, dtype, start)

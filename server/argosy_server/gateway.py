@@ -41,7 +41,7 @@ from argosy_common.wire.bodies import (
     open_body,
 )
 from argosy_common.wire.envelope import Envelope, decode, encode
-from argosy_server.store import Store
+from argosy_server.store import DeviceState, Store
 
 log = get_logger(__name__)
 
@@ -198,8 +198,8 @@ class Gateway:
         try:
             row = self._store.devices.get(device)
             # `get` also finds by name or prefix; a topic must carry the full id
-            refused = "" if row.device == device and row.state == "approved" else row.state
-            known = _Known(row.site, refused if row.device == device else "unknown", now)
+            welcome = row.device == device and row.state is DeviceState.ENROLLED
+            known = _Known(row.site, "" if welcome else "not enrolled", now)
         except DeviceNotFound:
             known = _Known("", "unknown", now)
         with self._lock:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from argosy_common.errors import CoordinatorUnreachable, NotEnrolled, ProgrammingError
+from argosy_common.errors import CoordinatorUnreachable, ProgrammingError
 from argosy_common.files import private_folder
 from argosy_server.cli.client import AdminClient
 
@@ -132,8 +132,8 @@ class LocalFleet:
 
         wait_until(answers, READY_S, "the coordinator to answer")
 
-    def join(self, name: str, *, token: str | None = None) -> None:
-        """Enrol a device, with a token made for it unless one is given; nothing if it is enrolled.
+    def join(self, name: str, *, token: str | None = None, pin: str | None = None) -> None:
+        """Enrol a device, with a token made for it and the right pin unless given; nothing if it is enrolled.
 
         Raises:
             ArgosyError: what `argosy-device join` named.
@@ -142,7 +142,7 @@ class LocalFleet:
             return
         with self.client() as client:
             made = client.post("tokens", {"uses": 1, "ttl_s": 600})
-        command = ["join", made["url"], "--token", token or made["token"], "--pin", made["pin"], "--name", name]
+        command = ["join", made["url"], "--token", token or made["token"], "--pin", pin or made["pin"], "--name", name]
         done = subprocess.run(
             [sys.executable, "-m", "argosy_client.cli", *command],
             env=self._device_environment(name),
@@ -152,7 +152,7 @@ class LocalFleet:
             check=False,
         )
         if done.returncode:
-            raise NotEnrolled(state_dir=self.device_folder(name), why=done.stderr.strip()[-2000:])
+            raise ProgrammingError(what=f"{name} did not join: {done.stderr.strip()[-2000:]}")
 
     def start_device(self, name: str) -> None:
         """Start an enrolled device's daemon."""

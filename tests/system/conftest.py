@@ -42,7 +42,7 @@ def make_fleet(tmp_path: Path) -> Iterator[FleetMaker]:
 
 @pytest.fixture
 def lab() -> Path:
-    """The app that adds one to its arrays a round."""
+    """The app that adds to its arrays."""
     return APPS / "lab"
 
 

@@ -174,13 +174,14 @@ class EdgeGrid(Grid):
             compat.set_message_id(message, new_id())
         dumper = MessageDumper(self._store, release=True)
         dumped = [dumper.dump(message) for message in messages]
-        phases = self._phases(messages, now)
+        rounds = [_round_of(message) for message in messages]
+        phases = _phases(messages, rounds, now)
         pushed: list[PushedMessage] = []
-        for message, dump in zip(messages, dumped, strict=True):
+        for message, number, dump in zip(messages, rounds, dumped, strict=True):
             meta = message.metadata
             self._holdings.hold(message)
             deadline = min(meta.ttl, timeout)
-            phase = phases[(meta.group_id, meta.message_type)]
+            phase = phases[(number, meta.message_type)]
             self._sent[meta.message_id] = _Sent(
                 compat.head_of(message), device_id(meta.dst_node_id), phase, _shapes(message), now, deadline
             )
@@ -200,17 +201,6 @@ class EdgeGrid(Grid):
         self._holdings.flush()
         self._port.push(pushed)
         return [message.id for message in pushed]
-
-    def _phases(self, messages: list[Message], now: float) -> dict[tuple[str, str], Phase]:
-        phases: dict[tuple[str, str], Phase] = {}
-        for message in messages:
-            meta = message.metadata
-            key = (meta.group_id, meta.message_type)
-            if key not in phases:
-                number = int(meta.group_id) if meta.group_id.isdigit() else None
-                phases[key] = Phase(number, meta.message_type, [], now)
-            phases[key].devices.append(device_id(meta.dst_node_id))
-        return phases
 
     # --- in
 
@@ -271,6 +261,25 @@ class EdgeGrid(Grid):
 def device_id(node_id: int) -> str:
     """Return the device id of a Flower node id."""
     return f"{node_id:016x}"
+
+
+def _round_of(message: Message) -> int | None:
+    """Return the round that a message belongs to, as Flower's strategies write it into its config; None outside one."""
+    for record in message.content.config_records.values():
+        number = record.get("server-round")
+        if isinstance(number, int) and not isinstance(number, bool):
+            return number
+    return int(message.metadata.group_id) if message.metadata.group_id.isdigit() else None
+
+
+def _phases(messages: list[Message], rounds: list[int | None], now: float) -> dict[tuple[int | None, str], Phase]:
+    """Group messages that are sent together into phases: one a round and message type."""
+    phases: dict[tuple[int | None, str], Phase] = {}
+    for message, number in zip(messages, rounds, strict=True):
+        meta = message.metadata
+        phase = phases.setdefault((number, meta.message_type), Phase(number, meta.message_type, [], now))
+        phase.devices.append(device_id(meta.dst_node_id))
+    return phases
 
 
 def _shapes(message: Message) -> dict[str, tuple[int, ...]]:

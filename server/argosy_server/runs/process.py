@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from argosy_common.flower.arrays import write_arrays
 from flwr.app import ArrayRecord, Context, RecordDict
 
 from argosy_common import bundle, ipc, logs
@@ -23,6 +22,7 @@ from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import SystemClock
 from argosy_common.errors import AppImportFailed, ArgosyError, ProgrammingError, ServerAppFailed
 from argosy_common.flower import compat
+from argosy_common.flower.arrays import write_arrays
 from argosy_common.logs import get_logger
 from argosy_server.runs.grid import EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort, RunStopped

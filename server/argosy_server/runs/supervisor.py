@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from argosy_common.bundle import AppManifest, fuse_config, unpack
-
 from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.bundle import AppManifest, fuse_config, unpack
 from argosy_common.clock import Clock
 from argosy_common.errors import (
     ArgosyError,

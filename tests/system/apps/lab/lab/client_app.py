@@ -1,4 +1,4 @@
-"""Adds one to every array; notes each training in a file of the device, so that a test can count them."""
+"""Adds its own number (d1 adds 1, d2 adds 2 …) to every array, and notes each training in a file of the device."""
 
 import os
 import signal
@@ -36,7 +36,8 @@ def train(message: Message, context: Context) -> Message:
     time.sleep(float(context.run_config["train-seconds"]))
     seen = context.state["seen"]["rounds"] + 1 if "seen" in context.state else 1
     context.state["seen"] = MetricRecord({"rounds": seen})
-    trained = [array + 1 for array in arrays]
+    number = int(str(context.node_config["name"]).removeprefix("d"))
+    trained = [array + number for array in arrays]
     if fault == "reshape":
         trained[0] = np.zeros((3, 3), np.float32)
     metrics = MetricRecord({"loss": 1.0 / seen, "seen": seen, "num-examples": 10})

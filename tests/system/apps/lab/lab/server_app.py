@@ -1,4 +1,4 @@
-"""FedAvg over arrays that start at zero: after r undisturbed rounds every number is r."""
+"""FedAvg over arrays that start at zero: with devices d1, d2 each undisturbed round adds 1.5 to every number."""
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord

@@ -21,7 +21,7 @@ class Presence:
 
     def __init__(self, names: DeviceTopics, *, name: str, telemetry: Telemetry, death_delay_s: int) -> None:
         self._names = names
-        self._name = name
+        self.name = name
         self.device = names.device
         self._telemetry = telemetry
         self._death_delay_s = death_delay_s
@@ -41,7 +41,7 @@ class Presence:
         birth = Birth(
             boot=self.boot,
             session=self._session,
-            name=self._name,
+            name=self.name,
             version=__version__,
             python=platform.python_version(),
             machine=platform.machine(),

@@ -10,8 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
+from argosy_common.files import write_atomic
 from argosy_common.settings import Settings
 
+MAX_NAME = 128
+NAME_FILE = "name"
 DEFAULT_FILE = Path("/etc/argosy/device.toml")
 NodeValue = bool | int | float | str
 
@@ -42,8 +45,8 @@ class DeviceSettings(Settings):
 
     state_dir: Path = Field(default_factory=default_state_dir)
     """Keys, certificate, journal, blobs: everything that the device keeps."""
-    name: Annotated[str, Field(min_length=1, max_length=128)] = Field(default_factory=socket.gethostname)
-    """What people call this board."""
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
+    """What people call this board; absent: the name it joined with, or its host name."""
     worker: WorkerTable = WorkerTable()
     node_config: dict[str, NodeValue] = Field(default_factory=dict)
     """Handed to the app as its context's `node_config`."""
@@ -55,6 +58,21 @@ class DeviceSettings(Settings):
     cache_mb: Annotated[int, Field(ge=16)] = 1024
     """Megabytes of models and apps kept for the next round."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def shown_name(settings: DeviceSettings) -> str:
+    """Return what people call this board: the name set, the one it joined with, or its host name."""
+    try:
+        joined = (settings.state_dir / NAME_FILE).read_text(encoding="utf-8").strip()[:MAX_NAME]
+    except (OSError, UnicodeDecodeError):
+        joined = ""  # it joined without one
+    return settings.name or joined or socket.gethostname()[:MAX_NAME] or "device"
+
+
+def remember_name(settings: DeviceSettings) -> None:
+    """Keep the name that was given at `join` for the daemon, which is started without it."""
+    if settings.name is not None:
+        write_atomic(settings.state_dir / NAME_FILE, settings.name.encode())
 
 
 def load_settings(file: Path | None, **flags: object) -> DeviceSettings:

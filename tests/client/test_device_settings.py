@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from argosy_client.settings import default_state_dir, load_settings
+from argosy_client.settings import default_state_dir, load_settings, remember_name, shown_name
 from argosy_common.errors import SettingsInvalid
 
 
@@ -16,7 +16,7 @@ def test_defaults_suit_a_board() -> None:
     assert settings.resend_s == 6.0
     assert settings.death_delay_s == 30
     assert settings.node_config == {}
-    assert settings.name
+    assert shown_name(settings)
 
 
 def test_a_file_a_variable_and_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +51,13 @@ def test_the_state_of_a_user_is_in_its_xdg_folder(monkeypatch: pytest.MonkeyPatc
     assert default_state_dir() == tmp_path / ".local/state/argosy-device"
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert default_state_dir() == Path("/var/lib/argosy-device")
+
+
+def test_the_name_given_at_join_stays_until_another_is_set(tmp_path: Path) -> None:
+    unnamed = load_settings(None, state_dir=tmp_path)
+    host = shown_name(unnamed)
+    remember_name(unnamed)
+    assert shown_name(unnamed) == host
+    remember_name(load_settings(None, state_dir=tmp_path, name="roof"))
+    assert shown_name(unnamed) == "roof"
+    assert shown_name(load_settings(None, state_dir=tmp_path, name="cellar")) == "cellar"

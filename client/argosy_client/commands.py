@@ -1,0 +1,182 @@
+"""The commands of `argosy-device` that a person waits for: join, status, version; `run` is listed here for its help."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from argosy_client.daemon import JOURNAL, STATUS
+from argosy_client.daemon import main as run_daemon
+from argosy_client.identity import Enrolment
+from argosy_client.instance import running_pid
+from argosy_client.settings import DeviceSettings, load_settings, remember_name, shown_name
+from argosy_common import __version__
+from argosy_common.clock import SystemClock
+from argosy_common.errors import ArgosyError, NotEnrolled
+
+app = typer.Typer(
+    name="argosy-device",
+    help="Let this board take part in federated learning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="ARGOSY_DEVICE_CONFIG", help="Settings file; /etc/argosy/device.toml if absent."),
+]
+StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where this device keeps its keys and its work.")]
+
+
+@app.command()
+def join(  # noqa: PLR0917  (typer declares a command's options as its parameters)
+    url: Annotated[str, typer.Argument(help="The coordinator's enrolment address, https://…")],
+    token: Annotated[str, typer.Option(help="The join token that `argosy token create` printed.")],
+    pin: Annotated[str, typer.Option(help="The fingerprint of the coordinator's authority, sha256:…")],
+    name: Annotated[str | None, typer.Option(help="What people call this board; its host name if absent.")] = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    force: Annotated[bool, typer.Option("--force", help="Leave the coordinator that this board has joined.")] = False,
+) -> None:
+    """Enrol this board with a coordinator. The same command again is harmless."""
+    from argosy_client.join import join as enrol  # noqa: PLC0415  (it brings in the HTTP client)
+
+    settings = load_settings(config, state_dir=state_dir, name=name)
+    enrolment = enrol(url, token, pin, settings.state_dir, shown_name(settings), clock=SystemClock(), force=force)
+    remember_name(settings)
+    Console().print(f"This board is the device [bold]{enrolment.device}[/bold] of the site {enrolment.site}.")
+    Console().print("Start it with: argosy-device run")
+
+
+@app.command()
+def run(config: Config = None, state_dir: StateDir = None) -> None:
+    """Take part, until SIGTERM or Ctrl-C."""
+    flags = (("--config", config), ("--state-dir", state_dir))
+    raise typer.Exit(run_daemon([word for flag, value in flags if value is not None for word in (flag, str(value))]))
+
+
+@app.command()
+def status(
+    config: Config = None,
+    state_dir: StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show whether this board is enrolled, running and connected, and what it has to do."""
+    found = read_status(load_settings(config, state_dir=state_dir))
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    else:
+        Console().print(found.as_table())
+    if not found.enrolled:
+        raise NotEnrolled(state_dir=found.state_dir)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"argosy-device {__version__}")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What can be told of a device from its state directory."""
+
+    state_dir: Path
+    device: str | None
+    node_id: int | None
+    site: str | None
+    broker: str | None
+    pid: int | None
+    connected: bool
+    why: str
+    since: str
+    instructions: dict[str, int]
+
+    @property
+    def enrolled(self) -> bool:
+        """Tell whether the device has joined a coordinator."""
+        return self.device is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the status as plain data."""
+        return {**self.__dict__, "state_dir": str(self.state_dir), "enrolled": self.enrolled}
+
+    def as_table(self) -> Table:
+        """Return the status for people."""
+        link = "connected" if self.connected else f"not connected{': ' + self.why if self.why else ''}"
+        waiting = ", ".join(f"{count} {state}" for state, count in self.instructions.items()) or "none"
+        rows = {
+            "device": self.device or "not enrolled",
+            "site": self.site or "–",
+            "state": str(self.state_dir),
+            "daemon": f"running (process {self.pid})" if self.pid else "not running",
+            "broker": f"{self.broker or '–'}{f' ({link})' if self.pid else ''}",
+            "instructions": waiting,
+        }
+        table = Table(box=None, show_header=False)
+        for label, value in rows.items():
+            table.add_row(f"[bold]{label}[/bold]", value)
+        return table
+
+
+def read_status(settings: DeviceSettings) -> Status:
+    """Read what the state directory tells; nothing is locked or changed."""
+    folder = settings.state_dir
+    try:
+        enrolment: Enrolment | None = Enrolment.load(folder)
+    except NotEnrolled:
+        enrolment = None
+    pid = running_pid(folder)
+    link = _link_note(folder / STATUS) if pid else {}
+    return Status(
+        state_dir=folder,
+        device=enrolment.device if enrolment else None,
+        node_id=enrolment.node_id if enrolment else None,
+        site=enrolment.site if enrolment else None,
+        broker="{}:{}".format(*enrolment.brokers[0]) if enrolment else None,
+        pid=pid,
+        connected=link.get("connected") is True,
+        why=str(link.get("why", "")),
+        since=str(link.get("since", "")),
+        instructions=_instructions(folder / JOURNAL),
+    )
+
+
+def _link_note(file: Path) -> dict[str, object]:
+    try:
+        note = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _instructions(journal: Path) -> dict[str, int]:
+    """Count the journal's instructions by state."""
+    if not journal.is_file():
+        return {}
+    try:
+        db = sqlite3.connect(f"file:{journal}?mode=ro", uri=True, timeout=2.0)
+        try:
+            return dict(db.execute("SELECT state, count(*) FROM instructions GROUP BY state ORDER BY state").fetchall())
+        finally:
+            db.close()
+    except sqlite3.Error:
+        return {}  # damaged, or another user's: the daemon's log tells
+
+
+def main() -> int:
+    """Run a command line; return the exit code. Usage errors exit with 2."""
+    try:
+        app()
+    except ArgosyError as error:
+        sys.stderr.write(f"{error.message}\n{error.remedy_text}\n")
+        return error.exit_code
+    return 0

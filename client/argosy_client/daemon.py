@@ -1,0 +1,248 @@
+"""The device daemon: puts its parts together, keeps their time, and ends in good order.
+
+Threads: the link's (messages in), the job thread (`jobs.py`), the exchange's own, the pulse (timers) and the main
+thread, which only waits for a signal. This process never imports Flower, numpy or torch: they live in the worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from argosy_client.gateway import COORDINATOR, TRANSFER_KINDS, Gateway
+from argosy_client.identity import Enrolment
+from argosy_client.instance import InstanceLock
+from argosy_client.jobs import Jobs
+from argosy_client.journal import Journal
+from argosy_client.outbox import Outbox
+from argosy_client.presence import Presence
+from argosy_client.run_files import RunFiles
+from argosy_client.settings import DeviceSettings, load_settings, shown_name
+from argosy_client.telemetry import Telemetry
+from argosy_client.worker.host import WorkerHost, WorkerLimits
+from argosy_common import logs
+from argosy_common.blobs import BlobExchange, BlobStore
+from argosy_common.clock import Clock, SystemClock
+from argosy_common.errors import ArgosyError
+from argosy_common.files import private_folder, write_atomic
+from argosy_common.link import Link, LinkSettings
+from argosy_common.logs import get_logger
+from argosy_common.wire.bodies import Cancel, Instruction, Rebirth, Received, Refused
+from argosy_common.wire.envelope import Envelope
+from argosy_common.wire.topics import DeviceTopics
+
+log = get_logger(__name__)
+
+JOURNAL = "journal.db"
+STATUS = "status.json"
+MEGABYTE = 1_000_000
+JOB_STOP_S = 10.0
+LINK_STOP_S = 5.0
+
+
+class Device:
+    """One device at work: `start`, then `stop`. The state directory must be locked by the caller."""
+
+    def __init__(self, settings: DeviceSettings, enrolment: Enrolment, *, clock: Clock, rng: random.Random) -> None:
+        state_dir = settings.state_dir
+        names = DeviceTopics(enrolment.site, enrolment.device)
+        self._settings = settings
+        self._clock = clock
+        self._status_file = state_dir / STATUS
+        self._presence = Presence(
+            names, name=shown_name(settings), telemetry=Telemetry(), death_delay_s=settings.death_delay_s
+        )
+        self._journal = Journal(state_dir / JOURNAL, owner=_owner(enrolment))
+        self._link = Link(_link_settings(enrolment), clock=clock, rng=rng, will=self._presence.will)
+        self._gateway = Gateway(self._link, names)
+        store = BlobStore(private_folder(state_dir / "blobs"), max_bytes=settings.cache_mb * MEGABYTE)
+        self._exchange = BlobExchange(
+            store,
+            clock=clock,
+            sink="",
+            post=self._gateway.post_control,
+            post_chunk=self._gateway.post_chunk,
+            may_serve=lambda _peer, digest: self._outbox.serves(digest),
+        )
+        self._outbox = Outbox(
+            gateway=self._gateway,
+            exchange=self._exchange,
+            store=store,
+            clock=clock,
+            resend_s=settings.resend_s,
+            delivered=self._delivered,
+        )
+        self._host = WorkerHost(
+            store,
+            private_folder(state_dir / "worker"),
+            clock=clock,
+            limits=WorkerLimits(memory_mb=settings.worker.memory_mb, time_s=settings.worker.time_s),
+        )
+        self._jobs = Jobs(
+            journal=self._journal,
+            gateway=self._gateway,
+            exchange=self._exchange,
+            store=store,
+            files=RunFiles(state_dir, store),
+            host=self._host,
+            outbox=self._outbox,
+            clock=clock,
+            node_config=settings.node_config,
+        )
+        self._stopping = threading.Event()
+        self._pulse = threading.Thread(target=self._keep_time, name="pulse", daemon=True)
+        self._connect_handlers()
+
+    def start(self) -> None:
+        """Go on with what the journal holds, and connect."""
+        log.info("device.started", device=self._presence.device, boot=self._presence.boot, name=self._presence.name)
+        self._note_status(connected=False, why="connecting")
+        self._jobs.start()
+        self._link.start()
+        self._pulse.start()
+
+    def stop(self) -> None:
+        """Interrupt the job, say goodbye, end all threads and the worker; bounded."""
+        self._stopping.set()
+        self._jobs.stop(JOB_STOP_S)
+        self._presence.gone(self._link)
+        self._link.stop(LINK_STOP_S)
+        self._pulse.join(LINK_STOP_S)
+        self._exchange.close()
+        self._host.close()
+        self._journal.close()
+        self._status_file.unlink(missing_ok=True)
+        log.info("device.stopped", device=self._presence.device)
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
+    def _connect_handlers(self) -> None:
+        self._gateway.handle(Instruction, self._jobs.accept)
+        self._gateway.handle(Cancel, self._jobs.cancel)
+        self._gateway.handle(Received, self._on_received)
+        self._gateway.handle(Refused, self._on_refused)
+        self._gateway.handle(Rebirth, lambda _envelope, _body: self._be_born())
+        for kind in TRANSFER_KINDS:
+            self._gateway.handle(kind, lambda _envelope, body: self._exchange.handle(COORDINATOR, body))
+        self._gateway.handle_chunks(lambda frame: self._exchange.handle_chunk(COORDINATOR, frame))
+        self._link.on_up(self._on_up)
+        self._link.on_down(self._on_down)
+
+    def _on_received(self, envelope: Envelope, _body: Received) -> None:
+        if envelope.reply_to is not None:
+            self._outbox.received(envelope.reply_to)
+
+    def _delivered(self, message: str, reply: bytes) -> None:
+        try:
+            self._journal.delivered(message, reply)
+        except ArgosyError as error:
+            # the receipt is lost, so the reply is sent again after the next start: harmless
+            log.warning("device.receipt_not_journaled", message=message, code=error.code, why=error.message)
+
+    def _on_refused(self, envelope: Envelope, body: Refused) -> None:
+        log.warning("device.was_refused", message=envelope.reply_to, code=body.error.code, why=body.error.message)
+        if envelope.reply_to is not None:
+            self._outbox.refused(envelope.reply_to)
+
+    # --- connection ----------------------------------------------------------------------------------------------
+
+    def _on_up(self, _session_present: bool) -> None:
+        self._presence.connected()
+        self._be_born()
+        self._exchange.peer_up(COORDINATOR)
+        self._outbox.link_up()
+        self._beat()
+        self._note_status(connected=True)
+
+    def _on_down(self, why: str) -> None:
+        self._exchange.peer_down(COORDINATOR)
+        self._note_status(connected=False, why=why)
+
+    def _be_born(self) -> None:
+        self._presence.born(self._link, [entry.id for entry in self._journal.open()])
+
+    def _note_status(self, *, connected: bool, why: str = "") -> None:
+        """Leave a note for `argosy-device status`."""
+        status = {"connected": connected, "why": why, "since": self._clock.wall().isoformat(timespec="seconds")}
+        try:
+            write_atomic(self._status_file, json.dumps(status).encode())
+        except OSError as error:
+            log.warning("device.status_not_written", why=error.strerror)
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def _keep_time(self) -> None:
+        step = min(1.0, self._settings.heartbeat_s, self._settings.resend_s)
+        next_beat = self._clock.monotonic() + self._settings.heartbeat_s
+        while not self._stopping.wait(step):
+            self._guarded(self._exchange.tick)
+            self._guarded(self._outbox.tick)
+            if self._clock.monotonic() >= next_beat:
+                next_beat = self._clock.monotonic() + self._settings.heartbeat_s
+                self._guarded(self._beat)
+
+    def _beat(self) -> None:
+        self._presence.beat(self._link, doing=self._jobs.doing, worker_rss=self._host.rss)
+
+    @staticmethod
+    def _guarded(task: Callable[[], None]) -> None:
+        try:
+            task()
+        except Exception as error:  # noqa: BLE001  (timers must go on; the failure is logged)
+            log.error("device.timer_failed", exc=error)
+
+
+def _owner(enrolment: Enrolment) -> str:
+    """Name the coordinator that the journal belongs to, by the key of its certificate authority."""
+    return f"{enrolment.site}/{enrolment.device}/{enrolment.pin}"
+
+
+def _link_settings(enrolment: Enrolment) -> LinkSettings:
+    host, port = enrolment.brokers[0]
+    return LinkSettings(host=host, port=port, client_id=enrolment.device, tls=enrolment.tls_files())
+
+
+def run(settings: DeviceSettings) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        NotEnrolled, AlreadyRunning, StorageFailed, DiskFull: the daemon cannot start.
+    """
+    enrolment = Enrolment.load(settings.state_dir)
+    lock = InstanceLock(settings.state_dir)
+    stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda _number, _frame: stop.set())
+    device = Device(settings, enrolment, clock=SystemClock(), rng=random.SystemRandom())
+    device.start()
+    try:
+        stop.wait()
+    finally:
+        device.stop()
+        lock.release()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the daemon (`argosy-device run` becomes this process); return the exit code."""
+    parser = argparse.ArgumentParser(prog="argosy-device run")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--state-dir", type=Path)
+    given = parser.parse_args(argv)
+    try:
+        settings = load_settings(given.config, state_dir=given.state_dir)
+        logs.configure(settings.log_level)
+        run(settings)
+    except ArgosyError as error:
+        sys.stderr.write(f"{error.message}\n{error.remedy_text}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

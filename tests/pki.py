@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography.x509 import Certificate
 
 from argosy_common import x509
 from argosy_common.link import TlsFiles
@@ -33,7 +35,13 @@ class Pki:
         certificate = x509.issue_client(self.certificate, self._key, key.public_key(), name, self._now)
         return self._files(name, key, certificate)
 
-    def _files(self, name: str, key: x509.PrivateKey, certificate: x509.x509.Certificate) -> TlsFiles:
+    def expired_client(self, name: str) -> TlsFiles:
+        """Return the files of a client whose certificate ended yesterday."""
+        key, ended = x509.generate_key(), self._now - timedelta(days=10)
+        certificate = x509.issue_client(self.certificate, self._key, key.public_key(), name, ended)
+        return self._files(name, key, certificate)
+
+    def _files(self, name: str, key: x509.PrivateKey, certificate: Certificate) -> TlsFiles:
         files = TlsFiles(self.ca, self._folder / f"{name}.crt", self._folder / f"{name}.key", x509.COORDINATOR)
         files.cert.write_bytes(x509.certificate_pem(certificate))
         x509.save_key(files.key, key)

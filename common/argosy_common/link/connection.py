@@ -5,7 +5,7 @@ Rules:
   reach a new one, and certificate files are read afresh.
 - One thread reads and writes the socket: the one in `run`. All others only queue a packet and wake it, which is what
   the no-op `on_socket_register_write` asks of paho. OpenSSL connections are not for two threads.
-- `client.loop()` is not used: it selects, so a descriptor above 1023 ends it, and it makes two system calls a packet.
+- `client.loop()` is not used: it selects, so a descriptor above 1023 would end it.
 - Every callback of paho's is guarded here; what the layers above do wrong never ends a connection.
 """
 
@@ -32,7 +32,7 @@ from argosy_common.errors import BrokerUnreachable
 from argosy_common.link.packets import properties, publish_size
 from argosy_common.link.routes import Subscription
 from argosy_common.link.settings import LinkSettings, Will
-from argosy_common.link.tls import BulkSocket, client_context
+from argosy_common.link.tls import TellingSocket, client_context
 from argosy_common.link.waker import Waker
 from argosy_common.link.watchdog import Watchdog
 from argosy_common.logs import get_logger
@@ -257,8 +257,10 @@ class Connection:
         if self._watchdog.expired(now):
             self._lose(f"the broker stopped answering {self._settings.keepalive_s} s ago")
         elif self._watchdog.due(now):
-            self._client.unsubscribe(f"argosy/v1/watchdog/{self._settings.client_id}")
-            self._watchdog.ask(now)
+            subscriptions = list(self._owner.subscriptions())[:1]
+            if subscriptions:  # without any, only MQTT's own keep-alive watches
+                self._ask_subscribe(subscriptions, again=True)
+                self._watchdog.ask(now)
 
     def _say_goodbye(self, now: float) -> None:
         if self._goodbye_at is None and (not self._unsent or now >= self._leave_by):
@@ -279,7 +281,7 @@ class Connection:
 
     def _fault(self) -> str:
         """Return OpenSSL's or the system's words on what ended the connection; empty if it was an orderly end."""
-        fault = self._sock.fault if isinstance(self._sock, BulkSocket) else None
+        fault = self._sock.fault if isinstance(self._sock, TellingSocket) else None
         return _plain(fault) if fault is not None else ""
 
     def _move(self, phase: Phase) -> bool:
@@ -303,7 +305,6 @@ class Connection:
         client.on_socket_register_write = _only_queue
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
-        client.on_unsubscribe = self._on_unsubscribe
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
         return client
@@ -328,8 +329,9 @@ class Connection:
         else:
             self._up()
 
-    def _ask_subscribe(self, subscriptions: list[Subscription]) -> int | None:
-        wanted = [(one.topic_filter, SubscribeOptions(qos=one.qos)) for one in subscriptions]
+    def _ask_subscribe(self, subscriptions: list[Subscription], *, again: bool = False) -> int | None:
+        retained = SubscribeOptions.RETAIN_DO_NOT_SEND if again else SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+        wanted = [(one.topic_filter, SubscribeOptions(one.qos, retainHandling=retained)) for one in subscriptions]
         rc, mid = self._client.subscribe(wanted)
         if mid is not None:
             self._asked[mid] = [one.topic_filter for one in subscriptions]
@@ -340,6 +342,7 @@ class Connection:
     def _on_subscribe(
         self, _client: mqtt.Client, _data: object, mid: int, reasons: list[ReasonCode], _p: object
     ) -> None:
+        self._watchdog.answer(self._clock.monotonic())
         for topic_filter, reason in zip(self._asked.pop(mid, []), reasons, strict=False):
             if reason.is_failure:
                 log.error("link.subscribe.refused", topic=topic_filter, why=str(reason))
@@ -349,9 +352,6 @@ class Connection:
     def _up(self) -> None:
         if self._move(Phase.UP):
             self._owner.came_up(self._session_present)
-
-    def _on_unsubscribe(self, _client: mqtt.Client, _data: object, _mid: int, _reasons: object, _p: object) -> None:
-        self._watchdog.answer(self._clock.monotonic())
 
     def _on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         acknowledge = functools.partial(self._acknowledge, message.mid, message.qos)

@@ -1,7 +1,8 @@
 """Proof that the link's loop lives: a question that only a working loop and a working broker answer. Pure.
 
-The question is an UNSUBSCRIBE of a filter that nobody subscribed: every MQTT 5 broker answers it, it needs no right in
-any access list, reaches nobody, and goes the same way through the loop and the broker as a message would.
+The question is a SUBSCRIBE of what we have subscribed already (connection.py): it is allowed, since it was before, it
+reaches nobody, and it takes the same way through the loop and the broker as a message. A QoS-1 message would need a
+topic of its own in every access list; an UNSUBSCRIBE of nothing is never answered by rumqttd.
 """
 
 from __future__ import annotations

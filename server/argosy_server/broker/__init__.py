@@ -6,10 +6,12 @@ Nothing is ever kept by the broker that Argosy could not lose: it may be killed 
 from __future__ import annotations
 
 import random
+import ssl
 from pathlib import Path
 from typing import Protocol
 
 from argosy_common.clock import Clock
+from argosy_common.errors import CertificateInvalid
 from argosy_common.link import TlsFiles
 from argosy_server.broker.external import ExternalBroker
 from argosy_server.broker.iotcore import IotcoreBroker
@@ -62,13 +64,27 @@ def open_broker(settings: BrokerTable, tls: TlsFiles, folder: Path, *, clock: Cl
     Raises:
         BrokerFailedToStart: Mosquitto is asked for and not installed.
         PortInUse: see `Broker.start`.
+        CertificateInvalid: a file of `tls` cannot be used; the embedded broker would start all the same.
     """
     external = settings.external_address
     if external is not None:
         return ExternalBroker(*external)
+    _check(tls)
     if settings.kind == "mosquitto" or (settings.kind == "auto" and find_mosquitto() is not None):
         return MosquittoBroker(settings.host, settings.port, tls, folder, clock=clock, rng=rng)
     return IotcoreBroker(settings.port, tls, folder, clock=clock, rng=rng)
+
+
+def _check(tls: TlsFiles) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(tls.ca)
+    except OSError as error:
+        raise CertificateInvalid(path=tls.ca, why=error) from error
+    try:
+        context.load_cert_chain(tls.cert, tls.key)
+    except OSError as error:
+        raise CertificateInvalid(path=f"{tls.cert} or {tls.key}", why=error) from error
 
 
 __all__ = ["Broker", "ExternalBroker", "IotcoreBroker", "MosquittoBroker", "find_mosquitto", "open_broker"]

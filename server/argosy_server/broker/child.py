@@ -126,9 +126,10 @@ class Child:
                     self._decided.set()
                     log.info("broker.listens", broker=self.name, host=self._host, port=self._port, pid=process.pid)
                     self._wait_for_end(process)
+                ended_with = process.poll()
             finally:
                 _end(process)
-        return self._explained(process.returncode, offset)
+        return self._explained(ended_with, offset)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-I", str(_TETHER), str(os.getpid()), *self._command]
@@ -155,7 +156,7 @@ class Child:
         words = self._last_words(offset)
         if "ddress already in use" in words:
             return port_in_use(self._host, self._port)
-        ending = f"it ended with {code}" if code else "it did not listen in time"
+        ending = f"it ended with {code}" if code is not None else f"it did not listen within {START_S:g} s"
         return BrokerFailedToStart(broker=self.name, why=f"{ending}: {words}" if words else ending, log=self.log_path)
 
     def _last_words(self, offset: int) -> str:

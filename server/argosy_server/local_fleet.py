@@ -14,9 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -261,6 +261,21 @@ class LocalFleet:
         return process
 
 
+@contextmanager
+def ends_cleanly() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does, so that what it started is stopped."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def free_ports(count: int) -> list[int]:
     """Return TCP ports of loopback that nobody uses at this moment."""
     with ExitStack() as stack:
@@ -293,20 +308,3 @@ def _short_socket(folder: Path) -> Path:
     if len(os.fsencode(wanted.absolute())) < 100:
         return wanted.absolute()
     return Path(tempfile.mkdtemp(prefix="argosy-")) / "admin.sock"
-
-
-def run_demo(
-    *,
-    devices: int,
-    app: Path | None,
-    rounds: int | None,
-    config: Mapping[str, str],
-    state_dir: Path | None,
-    keep: bool,
-    site: str,
-) -> None:
-    """`argosy up`: start a fleet, run an app on it if one is named, and stop everything again.
-
-    Raises:
-        ArgosyError: as named by what failed, or the run's own error.
-    """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +12,9 @@ import typer
 
 from argosy_server.cli.configuration import ConfigOption, parse_config
 from argosy_server.cli.options import examples
+from argosy_server.cli.terminal import say
+from argosy_server.cli.watch import watch_run
+from argosy_server.local_fleet import LocalDevice, LocalFleet, ends_cleanly
 
 EXAMPLES = examples(
     "argosy up --app examples/har",
@@ -36,14 +42,29 @@ def up(
 
     They talk over TLS on loopback, each device with its own certificate. Ctrl-C stops them all.
     """
-    from argosy_server.local_fleet import run_demo  # noqa: PLC0415  (heavy; the other commands start without it)
+    folder = state_dir or Path(tempfile.mkdtemp(prefix="argosy-up-"))
+    fleet = LocalFleet(folder, numbered(devices), settings={"site": site})
+    try:
+        with ends_cleanly(), fleet:
+            fleet.start(say)
+            say(f"{devices} devices are online. Other commands reach this fleet with --socket {fleet.socket}")
+            if app is not None:
+                run = fleet.run(app, rounds=rounds, config=parse_config(config or []))
+                with fleet.client() as api:
+                    watch_run(api, run, json=False, ends_with_us=True)
+            if keep or app is None:
+                say("The fleet stays up. Ctrl-C stops it.")
+                threading.Event().wait()
+    except KeyboardInterrupt:
+        say("Stopped.")
+    finally:
+        if state_dir is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    run_demo(
-        devices=devices,
-        app=app,
-        rounds=rounds,
-        config=parse_config(config or []),
-        state_dir=state_dir,
-        keep=keep,
-        site=site,
-    )
+
+def numbered(count: int) -> list[LocalDevice]:
+    """Return devices device-1, device-2, …, which know their number as Flower's simulation tells it to an app."""
+    return [
+        LocalDevice(f"device-{number + 1}", {"partition-id": number, "num-partitions": count})
+        for number in range(count)
+    ]

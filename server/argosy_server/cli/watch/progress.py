@@ -257,10 +257,20 @@ def headline(rounds: Iterable[Round], most: int) -> list[tuple[str, str]]:
     return sorted(found, key=_interest)[:most]
 
 
+def courses(rounds: Sequence[Round]) -> list[tuple[str, str]]:
+    """Return the two (phase, metric) pairs worth a curve: of different kinds, say an accuracy and a loss."""
+    columns = headline(rounds, most=1000)
+    other = [column for column in columns if _kind(column[1]) != _kind(columns[0][1])]
+    return [*columns[:1], *other[:1]]
+
+
+def _kind(name: str) -> int:
+    return 0 if "acc" in name.lower() else 1 if "loss" in name.lower() else 2
+
+
 def _interest(column: tuple[str, str]) -> tuple[int, int, str]:
     phase, name = column
-    kind = 0 if "acc" in name.lower() else 1 if "loss" in name.lower() else 2
-    return (kind, ("central", "evaluate", "train", "query").index(phase), name)
+    return (_kind(name), ("central", "evaluate", "train", "query").index(phase), name)
 
 
 def group_failures(failures: Sequence[Failure]) -> list[tuple[Failure, list[int]]]:

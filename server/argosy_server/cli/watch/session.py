@@ -25,10 +25,13 @@ LIVE_WAIT_S = 0.8
 LINE_WAIT_S = 20.0
 REFRESHES_PER_S = 5
 HINT = "Ctrl-C leaves the run going"
+STOP_HINT = "Ctrl-C stops everything"
 
 
-def watch_run(api: AdminClient, run: int, *, json: bool) -> None:
+def watch_run(api: AdminClient, run: int, *, json: bool, ends_with_us: bool = False) -> None:
     """Show a run until it is over, or until Ctrl-C, which leaves it going and returns.
+
+    With `ends_with_us` the fleet is the caller's and ends with it: Ctrl-C is raised.
 
     Raises:
         RunStopped: somebody stopped it.
@@ -46,16 +49,24 @@ def watch_run(api: AdminClient, run: int, *, json: bool) -> None:
         live=live,
     )
     try:
-        end = _on_terminal(api, run, follower.news(), clock) if live else _as_lines(api, follower.news(), json=json)
+        end = (
+            _on_terminal(api, run, follower.news(), clock, STOP_HINT if ends_with_us else HINT)
+            if live
+            else _as_lines(api, follower.news(), json=json)
+        )
     except KeyboardInterrupt:
+        if ends_with_us:
+            raise
         say(f"Run {run} goes on. Come back with `argosy run watch {run}`; end it with `argosy run stop {run}`.")
         return
     _judge(end)
 
 
-def _on_terminal(api: AdminClient, run: int, news: Iterator[News | Lost | Settled], clock: Clock) -> Data:
+def _on_terminal(
+    api: AdminClient, run: int, news: Iterator[News | Lost | Settled], clock: Clock, hint_text: str
+) -> Data:
     view = RunView(RunProgress(api.get(f"/runs/{run}")))
-    view.notice = hint = Text(HINT, style="dim")
+    view.notice = hint = Text(hint_text, style="dim")
     changing = threading.Lock()
     console = stdout()
     end: Data = {}
@@ -69,7 +80,7 @@ def _on_terminal(api: AdminClient, run: int, news: Iterator[News | Lost | Settle
         for item in news:
             with changing:
                 if isinstance(item, Lost):
-                    view.notice = Text(f"No answer from the coordinator; trying again. {HINT}.", style="yellow")
+                    view.notice = Text(f"No answer from the coordinator; trying again. {hint_text}.", style="yellow")
                 elif isinstance(item, Settled):
                     end = item.run
                     view.progress.settle(end)
@@ -83,7 +94,9 @@ def _on_terminal(api: AdminClient, run: int, news: Iterator[News | Lost | Settle
 
 
 def _verdict(run: Data) -> Text | None:
-    if run["status"] != "finished" or not run["final_model"]:
+    if run["status"] != "finished":
+        return Text("")  # room before the error
+    if not run["final_model"]:
         return None
     return Text.assemble(("final model  ", "dim"), str(run["final_model"])[:16])
 

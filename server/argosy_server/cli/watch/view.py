@@ -14,14 +14,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from argosy_server.cli.terminal import table
-from argosy_server.cli.watch.progress import Round, RunProgress, group_failures, headline
-from argosy_server.cli.words import clean, count, duration, number, ranges, size, sparkline
+from argosy_server.cli.terminal import firm, table
+from argosy_server.cli.watch.progress import Round, RunProgress, courses, group_failures, headline
+from argosy_server.cli.words import clean, count, duration, number, ranges, running_time, size, sparkline
 
 Data = Mapping[str, Any]
 
 STATUS_STYLE = {"pending": "yellow", "running": "cyan", "finished": "green", "failed": "red", "stopped": "yellow"}
 MOST_COLUMNS = 4
+_FRAME = 10
+"""Lines around the rows of the rounds: head, curves, column names, notice, blank lines, and the cursor's."""
+_DEVICES_FRAME = 3
+_GONE = ("offline", "away", "lost")
 _BUSY = ("train", "evaluat", "run", "query")
 _MOVING = ("fetch", "upload", "send", "load", "unpack")
 
@@ -37,17 +41,15 @@ class RunView:
 
     def drawn(self, screen: ConsoleDimensions) -> Group:
         """Draw as much as fits on the screen."""
-        room, width = screen.height - 8, screen.width
-        progress = self.progress
+        progress, width = self.progress, screen.width
+        live = [] if progress.over else self.live
+        room = screen.height - _FRAME - (_DEVICES_FRAME if live else 0)
+        rounds = min(len(progress.rounds), max(3, room - len(live), room // 3))
         parts: list[RenderableType] = [head(progress, self.now, width=width)]
-        shown_rounds = len(progress.rounds)
-        if self.live:
-            shown_rounds = min(shown_rounds, max(3, room - len(self.live) - 3, room // 3))
-        shown_rounds = min(shown_rounds, max(3, room))
         if progress.rounds:
-            parts += ["", rounds_table(progress, last=shown_rounds, width=width)]
-        if self.live and not progress.over:
-            parts += ["", devices_table(self.live, most=max(1, room - shown_rounds - 3), width=width)]
+            parts += ["", rounds_table(progress, last=rounds, width=width)]
+        if live:
+            parts += ["", devices_table(live, most=max(1, room - rounds), width=width)]
         if self.notice is not None:
             parts += ["", self.notice]
         return Group(*parts)
@@ -59,10 +61,10 @@ def head(progress: RunProgress, now: datetime | None, *, width: int) -> Renderab
     for part in (progress.strategy, count(len(progress.devices), "device") if progress.devices else None):
         if part:
             title.append(f" · {clean(part)}", style="dim")
-    status = Text(progress.status, style=STATUS_STYLE.get(progress.status, ""))
+    status = Text.assemble((progress.status, STATUS_STYLE.get(progress.status, "")))
     elapsed = progress.elapsed(now) if now else progress.seconds
     if elapsed is not None:
-        status.append(f"  {duration(elapsed)}", style="dim")
+        status.append(f"  {duration(elapsed) if progress.over else running_time(max(0.0, elapsed))}", style="dim")
     top = Table.grid(expand=True, padding=(0, 2, 0, 0))
     top.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     top.add_column(justify="right", no_wrap=True)
@@ -110,10 +112,10 @@ def _where(progress: RunProgress) -> Text:
 
 
 def _courses(progress: RunProgress, width: int) -> RenderableType | None:
-    """Return the course of the first two headline metrics as sparklines with their latest values."""
+    """Return the course of the best accuracy and the best loss as sparklines with their latest values."""
     ordered = [progress.rounds[key] for key in sorted(progress.rounds)]
     grid = Table.grid(padding=(0, 2, 0, 0))
-    for column in headline(ordered, 2):
+    for column in courses(ordered):
         values = [one.metrics(column[0])[column[1]] for one in ordered if column[1] in one.metrics(column[0])]
         blocks = sparkline(values, min(40, width // 3))
         grid.add_row(
@@ -125,7 +127,7 @@ def _courses(progress: RunProgress, width: int) -> RenderableType | None:
 def rounds_table(progress: RunProgress, *, last: int | None = None, width: int = 120) -> Table:
     """Return a row for each round, or for the last so many."""
     ordered = [progress.rounds[key] for key in sorted(progress.rounds)]
-    columns = headline(ordered, MOST_COLUMNS if width >= 100 else 2)
+    columns = headline(ordered, MOST_COLUMNS) if width >= 100 else courses(ordered)
     names = [_column_name(column) for column in columns]
     shown = table(
         "round", "replies", *names, "up", "down", "time", right=["round", "replies", *names, "up", "down", "time"]
@@ -184,6 +186,8 @@ def devices_table(live: Sequence[Data], *, most: int, width: int = 120) -> Rende
             duration(row.get("seconds")),
         ]
         shown.add_row(*cells, *([_short_error(error)] if wide else []))
+    if wide:
+        firm(shown, give="error")
     if len(cut) == len(rows):
         return shown
     return Group(shown, Text(f"and {len(rows) - len(cut)} more", style="dim"))
@@ -194,12 +198,12 @@ def doing_text(row: Data) -> Text:
     doing = clean(row.get("doing") or "idle")
     if row.get("error"):
         return Text.assemble(("✗ ", "red"), doing)
-    if doing in {"offline", "away", "lost"}:
-        return Text(f"○ {doing}", style="red" if doing == "lost" else "dim")
-    if any(word in doing for word in _BUSY):
-        return Text.assemble(("● ", "green"), doing)
+    if any(word in doing for word in _GONE):
+        return Text.assemble(("○ ", "red"), (doing, "dim"))
     if any(word in doing for word in _MOVING):
         return Text.assemble(("● ", "cyan"), doing)
+    if any(word in doing for word in _BUSY):
+        return Text.assemble(("● ", "green"), doing)
     return Text.assemble(("○ ", "dim"), (doing, "dim"))
 
 

@@ -63,14 +63,15 @@ class Enrolments:
         try:
             return self._once(claim, issue)
         except IntegrityError:
-            # PostgreSQL only: the same request came twice at the same moment. The other one is recorded by now.
+            # PostgreSQL only: two devices of one name came with two tokens at the same moment. One is recorded by now.
             return self._once(claim, issue)
 
     def _once(self, claim: Claim, issue: Callable[[], Issued]) -> EnrolmentRow:
         now = self._clock.wall()
         with self._database.write() as session:
             # 1. The secret comes first: without it nothing is told, not even that a token or a request exists.
-            token = session.get(Token, claim.token_id)
+            #    Its row stays locked (PostgreSQL; SQLite has one writer), so that requests with one token come in turn.
+            token = session.get(Token, claim.token_id, with_for_update=True)
             if token is None or not hmac.compare_digest(token.secret_hash, secret_hash(claim.secret)):
                 raise TokenUnknown
             # 2. An identity that was shut out stays out, whatever token it brings.

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import sys
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from argosy_common.errors import ArgosyError, ProgrammingError
 from argosy_server.cli import device, operations, run, token, up
 from argosy_server.cli.terminal import print_error
 
+
+class InOrder(TyperGroup):
+    """Lists the commands in the order in which a newcomer needs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group.list_commands`."""
+        first = ["up", "token", "device", "run"]
+        return [*first, *(name for name in super().list_commands(ctx) if name not in first)]
+
+
 app = typer.Typer(
     name="argosy",
+    cls=InOrder,
     help="Run federated learning on your boards. Every command explains itself with [bold]--help[/bold].",
     no_args_is_help=True,
     rich_markup_mode="rich",

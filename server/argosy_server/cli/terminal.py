@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -65,6 +66,15 @@ def table(*columns: str, right: Sequence[str] = (), give: str | None = None) -> 
             ratio=1 if name == give else None,
             min_width=None if name == give else len(name),
         )
+    return made
+
+
+def firm(made: Table, give: str) -> Table:
+    """Return the table with every column but `give` kept as wide as its widest cell, however narrow it gets."""
+    for column in made.columns:
+        if column.header != give:
+            cells = [cell.plain if isinstance(cell, Text) else str(cell) for cell in (column.header, *column.cells)]
+            column.min_width = max(cell_len(cell) for cell in cells)
     return made
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_DRAWABLE = 1e100
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NONE = "–"
 
@@ -56,6 +57,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def running_time(seconds: float) -> str:
+    """Return a time that is still running, in whole seconds, so that it ticks and does not flicker."""
+    return f"{int(seconds)} s" if seconds < 60 else duration(int(seconds))
+
+
 def parse_time(text: object) -> datetime | None:
     """Return the time an API field tells, or None where it tells none."""
     try:
@@ -101,7 +107,7 @@ def number(value: object) -> str:
 
 def sparkline(values: Sequence[float], width: int) -> str:
     """Return the course of `values` in at most `width` small blocks; older values are averaged together."""
-    known = [value for value in values if value == value and abs(value) != float("inf")]  # noqa: PLR0124  (NaN)
+    known = [value for value in values if abs(value) < _DRAWABLE]  # not NaN, not infinite, and sums stay finite
     if len(known) < 2:
         return ""
     if len(known) > width:

@@ -13,6 +13,17 @@ from argosy_server.store import RunStatus
 from tests.server.admin.conftest import Argosy
 from tests.server.admin.coordinator_on_rows import RowsCoordinator
 
+APP = """
+[project]
+name = "tiny"
+version = "1.0.0"
+[tool.flwr.app.components]
+serverapp = "app:server"
+clientapp = "app:client"
+[tool.flwr.app.config]
+lr = 0.1
+"""
+
 
 def test_without_a_coordinator_a_command_says_so_and_exits_with_the_errors_code(argosy: Argosy, folder: Path) -> None:
     done = argosy("device", "list")
@@ -77,6 +88,35 @@ def test_a_devices_name_cannot_give_the_terminal_orders(
     listed = argosy("device", "list", FORCE_COLOR="1").stdout
     assert "\x1b[2J" not in listed
     assert "[red]" in listed
+
+
+def test_run_start_sends_the_app_and_prints_the_number_alone_in_a_pipe(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(APP)
+    (tmp_path / "app.py").write_text("client = server = None")
+    done = argosy("run", "start", str(tmp_path), "-c", "lr=0.5", "--rounds", "2")
+    assert done.stdout == "1\n", done.stderr
+    run = coordinator.store.runs.get(1)
+    assert run.run_config == {"lr": "0.5"}
+    assert coordinator.blobs.size(bytes.fromhex(run.app_digest)) == run.app_size
+    again = argosy("run", "start", str(tmp_path), "--json")
+    assert json.loads(again.stdout) == {"run": 2}
+    assert coordinator.store.runs.get(2).app_digest == run.app_digest
+    coordinator.refuse_runs = True
+    refused = argosy("run", "start", str(tmp_path))
+    assert refused.returncode == 53
+    assert "only 1 are online" in refused.stderr
+
+
+def test_run_start_refuses_a_misspelt_key_before_anything_is_sent(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(APP)
+    done = argosy("run", "start", str(tmp_path), "-c", "lrr=0.5")
+    assert done.returncode == 51
+    assert "lrr" in done.stderr
+    assert coordinator.store.audit.tail() == []
 
 
 def test_run_list_and_show_tell_rounds_and_errors_with_remedies(

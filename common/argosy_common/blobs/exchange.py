@@ -76,13 +76,14 @@ class BlobExchange:
         executor: Executor | None = None,
         session_timeout_s: float = 3600.0,
     ) -> None:
-        self._own_executor = None if executor else ThreadPoolExecutor(1, thread_name_prefix="blobs")
+        worker = executor or ThreadPoolExecutor(1, thread_name_prefix="blobs")
+        self._own_worker = None if executor else worker
         self._session = Session(
             store=store,
             clock=clock,
             post=post,
             post_chunk=post_chunk,
-            executor=executor or self._own_executor or ThreadPoolExecutor(1),
+            executor=worker,
             timeout_s=session_timeout_s,
         )
         self._outgoing = Outgoing(self._session, may_serve)
@@ -159,5 +160,5 @@ class BlobExchange:
         """End all transfers (callers get TransferCancelled), save what arrived, and end the worker thread."""
         self._outgoing.close()
         self._incoming.close()
-        if self._own_executor is not None:
-            self._own_executor.shutdown(wait=True)
+        if self._own_worker is not None:
+            self._own_worker.shutdown(wait=True)

@@ -245,8 +245,10 @@ class Outgoing:
         """
         with self._session.lock:
             for transfer in self._of(peer):
-                if transfer.pushed or was_down:
+                if transfer.pushed:
                     self._offer(transfer)
+                elif was_down and transfer.sender is not None:
+                    transfer.sender.wait(self._session.clock.monotonic())
 
     def lost(self, peer: str) -> None:
         """The connection is cut, and with it what was under way: its room goes to other peers."""
@@ -266,7 +268,7 @@ class Outgoing:
                 if now - sender.progress_at >= self._session.timeout_s:
                     self._end(transfer, self._session.timed_out(transfer.key), tell=True)
                 elif transfer.key[0] not in self._session.down and sender.silent(now):
-                    self._offer(transfer)
+                    self._say_offer(transfer)
                 elif sender.starving:
                     self._ready[transfer.key] = None
             self._pump(len(self._ready))
@@ -289,11 +291,15 @@ class Outgoing:
         return [transfer for (whose, _), transfer in self._transfers.items() if whose == peer]
 
     def _offer(self, transfer: _Transfer) -> None:
-        if transfer.sender is None or transfer.offer is None:
+        if transfer.sender is None:
             return
+        transfer.sender.reoffer(self._session.clock.monotonic())
+        self._say_offer(transfer)
+
+    def _say_offer(self, transfer: _Transfer) -> None:
         transfer.offered_at = self._session.clock.monotonic()
-        transfer.sender.reoffer(transfer.offered_at)
-        self._session.tell(transfer.key[0], transfer.offer)
+        if transfer.offer is not None:
+            self._session.tell(transfer.key[0], transfer.offer)
 
     def _end(self, transfer: _Transfer, error: ArgosyError | None, *, tell: bool = False) -> None:
         peer, digest = transfer.key

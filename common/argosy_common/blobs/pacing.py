@@ -11,6 +11,7 @@ QUEUEING_S = 0.2
 MAX_BASE_RTT_S = 1.0
 SILENCE_S = 6.0
 MAX_SILENCE_S = 120.0
+SOON_S = 2.0
 
 _WEIGHT = 0.25
 
@@ -70,32 +71,39 @@ class Path:
         self.base_rtt = min(self.base_rtt, max(0.0, seconds))
 
 
-@dataclass
 class Silence:
     """Judges a silence: 6 s, or 4× the longest gap that was met, doubled at each silence in a row.
 
     The gap keeps a slow link from being taken for a dead one, where each repetition would make it slower still.
     """
 
-    since: float
-    _gap: float = 0.0
-    _row: int = 0
+    def __init__(self, now: float) -> None:
+        self._began = self._since = now
+        self._gap = 0.0
+        self._row = 0
 
     def heard(self, now: float) -> None:
         """Something arrived."""
-        self._gap = max(self._gap, now - self.since)
+        self._gap = max(self._gap, now - self._began)
         self._row = 0
-        self.since = now
+        self.restart(now)
 
     def restart(self, now: float) -> None:
         """Begin to wait at `now`, learning nothing: something was sent, or the connection is new."""
-        self.since = now
+        self._began = self._since = now
+
+    def hurry(self, now: float) -> None:
+        """The other end is expected to speak within 2 s."""
+        self._began, self._since = now, now - self._patience + SOON_S
 
     def over(self, now: float) -> bool:
-        """Tell whether it has lasted too long; if so it begins anew, with more patience."""
-        patience = min(max(SILENCE_S, 4 * self._gap) * 2**self._row, MAX_SILENCE_S)
-        if now - self.since < patience:
+        """Tell whether it has lasted too long; if so another begins, with more patience."""
+        if now - self._since < self._patience:
             return False
         self._row = min(self._row + 1, 8)
-        self.since = now
+        self._since = now
         return True
+
+    @property
+    def _patience(self) -> float:
+        return min(max(SILENCE_S, 4 * self._gap) * 2.0**self._row, MAX_SILENCE_S)

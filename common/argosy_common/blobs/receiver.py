@@ -105,7 +105,6 @@ class Receiver:
         """The sender wants to know (again) what is here."""
         if self.state is not ReceiverState.RECEIVING:
             return None
-        self._silence.restart(now)
         return self.resume(now)
 
     def lacks(self, index: int) -> bool:
@@ -142,16 +141,12 @@ class Receiver:
         """Return what to say again when nothing new came for too long."""
         if self.state not in (ReceiverState.ASKED, ReceiverState.RECEIVING) or not self._silence.over(now):
             return None
-        return self.resume(now)
+        return self._say_again()
 
     def resume(self, now: float) -> ReceiverAction | None:
         """Return what to say again when the connection is new."""
         self._silence.restart(now)
-        if self.state is ReceiverState.ASKED:
-            return Ask()
-        if self.state is ReceiverState.RECEIVING and self.have is not None:
-            return SendAccept(self.have.pack())
-        return None
+        return self._say_again()
 
     def wait(self, now: float) -> None:
         """The connection is new and the sender will speak first."""
@@ -161,6 +156,13 @@ class Receiver:
         """It is stored, or it failed."""
         if self.state is not ReceiverState.ENDED:
             self._move(ReceiverEvent.ENDED)
+
+    def _say_again(self) -> ReceiverAction | None:
+        if self.state is ReceiverState.ASKED:
+            return Ask()
+        if self.state is ReceiverState.RECEIVING and self.have is not None:
+            return SendAccept(self.have.pack())
+        return None
 
     def _accept_or_check(self, have: Bitmap) -> ReceiverAction:
         if not have.full:

@@ -162,7 +162,9 @@ class Sender:
         waits = self._flight or self.state in (SenderState.OFFERED, SenderState.DELIVERED)
         if not waits or not self._silence.over(now):
             return False
-        self.reoffer(now)
+        self._forget_flight()
+        self._offered_at = None
+        self._move(SenderEvent.REOFFERED)
         return True
 
     def reoffer(self, now: float) -> None:
@@ -171,6 +173,10 @@ class Sender:
         self._silence.restart(now)
         self._offered_at = now
         self._move(SenderEvent.REOFFERED)
+
+    def wait(self, now: float) -> None:
+        """The connection is new and the receiver should speak first; if it does not soon, `silent` says so."""
+        self._silence.hurry(now)
 
     def end(self) -> None:
         """`Done` or a failure: nothing is sent any more."""

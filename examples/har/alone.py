@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import tomllib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import TimeoutError as MultiprocessingTimeout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-import torch
-from har.data import load_people, load_person
-from har.model import Net, test, train
 
 DEVICES = tuple(range(1, 11))
 """The people whose devices train: the first ten."""
@@ -37,15 +34,21 @@ def alone_accuracy(
     settings = {**app_config(), **(config or {})}
     jobs = [(str(data), subject, test_subjects, settings) for subject in subjects]
     # A fresh interpreter for each process: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(max_workers=min(processes, len(jobs)), mp_context=get_context("spawn"))
-    try:
-        return dict(zip(subjects, pool.map(alone_job, jobs, timeout=limit_s), strict=True))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    # Leaving the pool ends its processes, also after Ctrl-C, which is for this process to hear.
+    with get_context("spawn").Pool(min(processes, len(jobs)), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            accuracies = pool.map_async(alone_job, jobs, chunksize=1).get(limit_s)
+        except MultiprocessingTimeout:
+            raise TimeoutError(f"training {len(jobs)} devices alone took longer than {limit_s:.0f} s") from None
+    return dict(zip(subjects, accuracies, strict=True))
 
 
 def alone_job(job: tuple[str, int, str, dict[str, Any]]) -> float:
     """Train on one person's windows only; the accuracy on the unseen people."""
+    import torch  # noqa: PLC0415  # only the processes that train need torch
+    from har.data import load_people, load_person  # noqa: PLC0415  # likewise
+    from har.model import Net, test, train  # noqa: PLC0415  # likewise
+
     data, subject, test_subjects, config = job
     torch.set_num_threads(1)
     torch.manual_seed(int(config["seed"]))

@@ -75,9 +75,8 @@ def share(data: str, seed: int, partition: int, partitions: int, skew: float) ->
     for digit in range(CLASSES):
         indices = np.flatnonzero(pictures.labels == digit)
         indices = indices[indices >= pictures.size // TEST_SHARE]
-        cuts = np.cumsum(rng.dirichlet(np.full(partitions, skew))) * len(indices)
-        start = int(cuts[partition - 1]) if partition else 0
-        mine.append(indices[start : int(cuts[partition])])
+        portions = np.cumsum(rng.dirichlet(np.full(partitions, skew)))
+        mine.append(np.split(indices, np.rint(portions[:-1] * len(indices)).astype(int))[partition])
     chosen = np.random.default_rng((seed, partition)).permutation(np.concatenate(mine))
     held_out = len(chosen) // HELD_OUT_SHARE
     return Share(pictures.part(chosen[held_out:]), pictures.part(chosen[:held_out]))

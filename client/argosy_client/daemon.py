@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
@@ -231,11 +232,12 @@ def run(settings: DeviceSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the daemon (`argosy-device run` becomes this process); return the exit code."""
     parser = argparse.ArgumentParser(prog="argosy-device run")
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--state-dir", type=Path)
+    parser.add_argument("--config", type=Path, help="settings file (ARGOSY_DEVICE_CONFIG; /etc/argosy/device.toml)")
+    parser.add_argument("--state-dir", type=Path, help="where this device keeps its keys and its work")
     given = parser.parse_args(argv)
+    named = os.environ.get("ARGOSY_DEVICE_CONFIG")
     try:
-        settings = load_settings(given.config, state_dir=given.state_dir)
+        settings = load_settings(given.config or (Path(named) if named else None), state_dir=given.state_dir)
         logs.configure(settings.log_level)
         run(settings)
     except ArgosyError as error:

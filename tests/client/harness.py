@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from argosy_client import identity as identity_files
+from argosy_client.commands import read_status
 from argosy_client.identity import Enrolment
+from argosy_client.settings import load_settings
 from argosy_common import x509
 from argosy_common.blobs import BlobExchange, BlobRef, BlobStore
 from argosy_common.bundle import pack
@@ -107,6 +109,14 @@ class DeviceProcess:
     def log(self) -> str:
         return (self.folder.parent / "device.log").read_text(errors="replace")
 
+    def status(self) -> dict[str, Any]:
+        """What `argosy-device status` tells."""
+        return read_status(load_settings(None, state_dir=self.folder)).as_json()
+
+    def has_nothing_to_do(self) -> bool:
+        """Tell whether every instruction in the journal is over."""
+        return set(self.status()["instructions"]) <= {"delivered", "cancelled"}
+
     def spawn(self) -> subprocess.Popen[bytes]:
         with (self.folder.parent / "device.log").open("ab") as output:
             command = [sys.executable, "-m", "argosy_client.cli", "run", "--state-dir", str(self.folder)]
@@ -122,6 +132,11 @@ class DeviceProcess:
         code = self.process.wait(PATIENCE_S)
         self.process = None
         return code
+
+
+def code_of(reply: Reply) -> str | None:
+    """Return the code of the error that stands for an answer; None for a good one."""
+    return reply.error.code if reply.error else None
 
 
 @dataclass

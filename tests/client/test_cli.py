@@ -1,0 +1,79 @@
+"""`argosy-device` as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from argosy_common import __version__
+from tests.client.harness import Harness
+
+
+def typed(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", **variables}
+    command = [sys.executable, "-m", "argosy_client.cli", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_it_explains_itself() -> None:
+    done = typed("--help")
+    assert done.returncode == 0
+    for command in ("join", "run", "status", "version"):
+        assert command in done.stdout
+    assert "--state-dir" in typed("run", "--help").stdout
+
+
+def test_it_tells_its_version() -> None:
+    assert typed("version").stdout == f"argosy-device {__version__}\n"
+
+
+def test_a_board_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
+    for command in ("run", "status"):
+        done = typed(command, "--state-dir", str(tmp_path))
+        assert done.returncode == 48
+        assert "argosy-device join" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert json.loads(typed("status", "--json", "--state-dir", str(tmp_path)).stdout)["enrolled"] is False
+
+
+def test_a_wrong_setting_is_named_with_its_source(tmp_path: Path) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text("heartbeat_s = -1")
+    done = typed("run", "--config", str(file))
+    assert done.returncode == 10
+    assert "heartbeat_s" in done.stderr
+    assert str(file) in done.stderr
+    assert typed("run", ARGOSY_DEVICE_CONFIG=str(file)).returncode == 10
+    assert typed("run", ARGOSY_DEVICE_HEARTBET_S="1").returncode == 10
+
+
+def test_a_state_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = typed("run", "--state-dir", str(tmp_path / "file"))
+    assert done.returncode in (14, 48)
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_not_an_error_of_ours() -> None:
+    assert typed("run", "--colour", "blue").returncode == 2
+    assert typed("fly").returncode == 2
+
+
+def test_the_status_of_an_enrolled_board_that_does_not_run(harness: Harness) -> None:
+    device = harness.enrol()
+    done = typed("status", "--state-dir", str(device.folder))
+    assert done.returncode == 0
+    assert device.id in done.stdout
+    assert "not running" in done.stdout
+    found = json.loads(typed("status", "--json", "--state-dir", str(device.folder)).stdout)
+    assert (found["device"], found["pid"], found["instructions"]) == (device.id, None, {})
+
+
+def test_a_token_that_is_none_is_named(tmp_path: Path) -> None:
+    pin = "sha256:" + "0" * 64
+    done = typed("join", "https://127.0.0.1:1", "--token", "x", "--pin", pin, "--state-dir", str(tmp_path))
+    assert done.returncode == 32
+    assert "argosy token create" in done.stderr

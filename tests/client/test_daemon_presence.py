@@ -1,0 +1,60 @@
+"""The daemon as its coordinator and its operator see it come and go."""
+
+from __future__ import annotations
+
+import signal
+
+from argosy_common import __version__
+from argosy_common.wire.bodies import (
+    Birth,
+    Death,
+    Heartbeat,
+    Rebirth,
+)
+from tests.client.harness import Harness
+from tests.waiting import PATIENCE_S, until
+
+
+def test_a_device_is_born_beats_and_dies_in_good_order(harness: Harness) -> None:
+    with harness.running() as device:
+        birth = harness.wait(Birth, device=device)
+        assert (birth.session, birth.version, birth.pending) == (1, __version__, [])
+        beat = harness.wait(Heartbeat, device=device)
+        assert beat.doing == "idle"
+        assert beat.memory_total
+        assert beat.daemon_rss
+        harness.post(device.id, Rebirth())
+        assert harness.wait(Birth, device=device, count=2).boot == birth.boot
+        assert device.end(signal.SIGTERM) == 0
+        assert harness.wait(Death, device=device) == Death(boot=birth.boot, clean=True)
+
+
+def test_a_killed_device_is_declared_dead_by_the_broker_and_comes_back_under_another_boot_id(harness: Harness) -> None:
+    with harness.running() as device:
+        birth = harness.wait(Birth, device=device)
+        device.end(signal.SIGKILL)
+        assert harness.wait(Death, device=device) == Death(boot=birth.boot, clean=False)
+        device.start()
+        again = harness.wait(Birth, device=device, count=2)
+        assert again.boot != birth.boot
+        assert again.session == 1
+
+
+def test_a_second_daemon_on_the_same_state_is_turned_away(harness: Harness) -> None:
+    with harness.running() as device:
+        assert device.process is not None
+        second = device.spawn()
+        assert second.wait(PATIENCE_S) == 12
+        assert f"process {device.process.pid}" in device.log
+        assert device.process.poll() is None
+
+
+def test_status_tells_what_an_operator_asks(harness: Harness) -> None:
+    with harness.running() as device:
+        assert device.process is not None
+        assert until(lambda: device.status()["connected"])
+        found = device.status()
+        assert found["device"] == device.id
+        assert found["pid"] == device.process.pid
+        device.end(signal.SIGTERM)
+        assert device.status()["pid"] is None

@@ -54,7 +54,7 @@ def _run(job: Job, home: Path, processes: Processes, say: Callable[[str], None])
         processes.wait(
             "the SuperNodes are connected", lambda: all("SuperNode ID" in log.read_text() for log in logs), _START_S
         )
-        with MemorySampler(roots, _classify, interval_s=0.1) as memory:
+        with MemorySampler(roots, _classify) as memory:
             say("submitting the app")
             # JSON's numbers and strings are TOML's too, which is what `flwr run` reads
             config = " ".join(f"{name}={json.dumps(value)}" for name, value in job.config(marks).items())

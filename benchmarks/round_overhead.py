@@ -82,7 +82,6 @@ def _quiet(_: str) -> None:
 
 
 def _summary(side: str, run: Observed) -> dict[str, float | int | str]:
-    device, server = run.device_peak(), run.memory["server"]
     return {
         "side": side,
         "model_mb": run.job.model_mb,
@@ -94,10 +93,6 @@ def _summary(side: str, run: Observed) -> dict[str, float | int | str]:
         "up_models": run.wire_ratio(run.up),
         "down_models": run.wire_ratio(run.down),
         "models_sent": run.models_sent(),
-        "device_peak_mb": device.peak / MB,
-        "device_models": device.peak / (run.job.model_mb * MB),
-        "server_peak_mb": server.peak / MB,
-        "server_models": server.peak / (run.job.model_mb * MB),
     }
 
 
@@ -109,6 +104,7 @@ def _memory(side: str, run: Observed, group: str) -> dict[str, float | int | str
         "group": group,
         "idle_mb": peak.idle / MB,
         "peak_mb": peak.peak / MB,
+        "peak_models": peak.peak / (run.job.model_mb * MB),
         "growth_models": (peak.peak - peak.idle) / (run.job.model_mb * MB),
         "high_water_mb": peak.high_water / MB,
         "processes_mb": ", ".join(f"{label} {size / MB:.0f}" for label, size in sorted(peak.by_label.items())),

@@ -35,7 +35,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BACKDATED = timedelta(days=1)
 CA_LIFE = timedelta(days=20 * 365)
 SERVER_LIFE = timedelta(days=825)
-DEVICE_LIFE = timedelta(days=7)
+DEVICE_LIFE = timedelta(days=365)
+"""Days rather than a year once devices renew their certificates by themselves."""
 
 _STATEMENT = b"argosy/enrol/v1"
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h; Python's ssl has no name for it

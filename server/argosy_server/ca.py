@@ -100,7 +100,7 @@ class CertificateAuthority:
         return self._files(x509.COORDINATOR)
 
     def issue_device(self, device: str, tls_public_key: x509.PublicKey) -> cx509.Certificate:
-        """Issue a device's certificate: common name `device`, valid from a day ago for seven days."""
+        """Issue a device's certificate: common name `device`, valid from a day ago for `DEVICE_LIFE`."""
         return x509.issue_client(self.certificate, self._key, tls_public_key, device, self._clock.wall())
 
     def _kept(self, name: str) -> tuple[x509.PrivateKey, cx509.Certificate | None]:

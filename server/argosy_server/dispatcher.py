@@ -197,6 +197,7 @@ class Dispatcher:
         self._store.instructions.cancel_run(run)
         for device in {row.device for row in self._store.instructions.of_run(run, None)}:
             self._gateway.post(device, Cancel(), run=run)
+        self._store.instructions.drop_payloads(run)
 
     def needs(self, digest: bytes) -> bool:
         """Tell whether a device that has not answered yet may still fetch this blob."""
@@ -253,6 +254,14 @@ class Dispatcher:
         for entry in mine:
             if not entry.accepted:
                 self._send(entry)
+        self._cancel_the_dead(device, known - {entry.out.id for entry in mine})
+
+    def _cancel_the_dead(self, device: str, ids: set[str]) -> None:
+        """Spare a device the work of runs that ended while it was away."""
+        rows = [self._store.instructions.get(each) for each in sorted(ids)]
+        for run in sorted({row.run for row in rows if row is not None and row.device == device}):
+            if run not in self._listeners:
+                self._gateway.post(device, Cancel(), run=run)
 
     def _on_death(self, device: str, _envelope: Envelope, body: Death) -> None:
         self._registry.died(device, body)

@@ -132,7 +132,7 @@ def test_a_device_joins_whatever_its_clock_says(tmp_path: Path, shown: datetime)
     for yard in _open_yard(tmp_path, shown):
         enrolment = yard.join("pi")
         not_after = x509.load_certificate(enrolment.certificate_path).not_valid_after_utc
-        assert abs(not_after - shown - timedelta(days=7)) < timedelta(hours=1)
+        assert abs(not_after - shown - x509.DEVICE_LIFE) < timedelta(hours=1)
         assert Enrolment.load(yard.folder / "pi") == enrolment
 
 

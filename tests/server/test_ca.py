@@ -87,5 +87,5 @@ def test_the_coordinator_and_devices_get_client_certificates_by_name(tmp_path: P
     assert ca.coordinator_tls().cert.read_bytes() == before
     device = ca.issue_device("ab" * 8, x509.generate_key().public_key())
     assert x509.subject_cn(device) == "ab" * 8
-    assert device.not_valid_after_utc == clock.now + timedelta(days=7)
+    assert device.not_valid_after_utc == clock.now + x509.DEVICE_LIFE
     device.verify_directly_issued_by(ca.certificate)

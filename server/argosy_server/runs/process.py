@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -85,12 +86,12 @@ class RunObserver:
 
 def main() -> None:
     """Take the assignment from the channel, run it, and say how it ended."""
-    # our own scripts' folder is not the app's; without this an app module could shadow ours
     channel = ipc.Channel.inherited()
     first = channel.receive(timeout=30.0)
     if first is None:
         sys.exit(1)
     logs.configure(first.pop("log_level"))
+    logging.getLogger("flwr").propagate = False  # it writes to this log itself
     assignment = Assignment(**first)
     clock = SystemClock()
     port = DaemonPort(channel, clock=clock)

@@ -174,6 +174,9 @@ class RunSupervisor:
     def event(self, run: int, name: str, data: dict[str, Any]) -> None:
         """Record an event of a run and wake those who wait for one."""
         self._store.events.append(run, name, data)
+        self._wake()
+
+    def _wake(self) -> None:
         with self._events:
             self._events.notify_all()
 
@@ -195,10 +198,10 @@ class RunSupervisor:
         for row in self._store.runs.list():
             if row.status in ACTIVE:
                 self._store.instructions.cancel_run(row.id)
-                error = RunInterrupted(run=row.id)
-                self._store.runs.update(row.id, status="failed", error=error.to_wire(), finished_at=self._clock.wall())
-                data = {"status": "failed", "error": error.to_wire(), "seconds": None, "final_model": None}
-                self.event(row.id, "run-finished", data)
+                wire = RunInterrupted(run=row.id).to_wire()
+                data = {"status": "failed", "error": wire, "seconds": None, "final_model": None}
+                self._store.events.append(row.id, "run-finished", data)
+                self._store.runs.update(row.id, status="failed", error=wire, finished_at=self._clock.wall())
                 log.warning("run.interrupted", run=row.id)
 
     def close(self) -> None:
@@ -381,21 +384,14 @@ class RunSupervisor:
         with self._lock:
             held = set(active.held)
         self._release(active, held - {bytes.fromhex(final) if final else b""})
+        wire = error.to_wire() if error else None
         seconds = self._clock.monotonic() - active.started_at
-        self._store.runs.update(
-            active.run,
-            status=status,
-            error=error.to_wire() if error else None,
-            final_model=final,
-            finished_at=self._clock.wall(),
-        )
-        data = {
-            "status": status,
-            "error": error.to_wire() if error else None,
-            "seconds": seconds,
-            "final_model": final,
-        }
-        self.event(active.run, "run-finished", data)
+        data = {"status": status, "error": wire, "seconds": seconds, "final_model": final}
+        # the event first: who sees the run over may then count on having all its events
+        self._store.events.append(active.run, "run-finished", data)
+        now = self._clock.wall()
+        self._store.runs.update(active.run, status=status, error=wire, final_model=final, finished_at=now)
+        self._wake()
         with self._lock:
             self._active.pop(active.run, None)
         active.channel.close()

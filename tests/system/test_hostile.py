@@ -139,10 +139,6 @@ def test_a_device_cannot_fetch_what_is_not_meant_for_it(rogue: Rogue, fleet: Loc
     row = fleet.wait_run(run, 60)
     chunks: list[bytes] = []
     rogue.link.subscribe(rogue.topics.chunks_down, lambda delivery: chunks.append(delivery.payload), qos=0)
-    offers: list[str] = []
-    rogue.link.subscribe(
-        rogue.topics.control_down, lambda delivery: offers.append(decode(delivery.payload, peer="c").kind)
-    )
     body = Fetch(digest=bytes.fromhex(row["final_model"]))
     rogue.send(encode(Envelope(kind=body.kind, body=body.pack())), rogue.topics.control_up)
     wait_until(lambda: "transfer-failed" in rogue.kinds, 30, "a refusal")
@@ -150,10 +146,6 @@ def test_a_device_cannot_fetch_what_is_not_meant_for_it(rogue: Rogue, fleet: Loc
 
 
 def test_uploads_that_nobody_asked_for_are_refused(rogue: Rogue, fleet: LocalFleet) -> None:
-    kinds: list[str] = []
-    rogue.link.subscribe(
-        rogue.topics.control_down, lambda delivery: kinds.append(decode(delivery.payload, peer="c").kind)
-    )
     body = Offer(digest=b"\x05" * 32, size=2**40, chunk=262144, chunks_digest=b"\x06" * 32)
     rogue.send(encode(Envelope(kind=body.kind, body=body.pack())), rogue.topics.control_up)
     wait_until(lambda: "transfer-failed" in rogue.kinds, 30, "a refusal")

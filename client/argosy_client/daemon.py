@@ -166,7 +166,12 @@ class Device:
         self._note_status(connected=False, why=why)
 
     def _be_born(self) -> None:
-        self._presence.born(self._link, [entry.id for entry in self._journal.open()])
+        try:
+            pending = [entry.id for entry in self._journal.open()]
+        except ArgosyError as error:
+            log.error("device.journal_unreadable", code=error.code, why=error.message)
+            pending = []  # what it holds is sent again and answered by name
+        self._presence.born(self._link, pending)
 
     def _note_status(self, *, connected: bool, why: str = "") -> None:
         """Leave a note for `argosy-device status`."""

@@ -40,11 +40,12 @@ class Event(StrEnum):
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RECEIVED, Event.START): State.RUNNING,
     (State.RECEIVED, Event.ANSWER): State.ANSWERED,  # it expired, or was tried too often
+    (State.RECEIVED, Event.RECEIPT): State.DELIVERED,  # of an error that a full disk kept out of the journal
     (State.RECEIVED, Event.CANCEL): State.CANCELLED,
     (State.RUNNING, Event.START): State.RUNNING,  # once more, after a power cut
     (State.RUNNING, Event.INTERRUPT): State.RECEIVED,
     (State.RUNNING, Event.ANSWER): State.ANSWERED,
-    (State.RUNNING, Event.RECEIPT): State.DELIVERED,  # of an error that a full disk kept out of the journal
+    (State.RUNNING, Event.RECEIPT): State.DELIVERED,  # likewise
     (State.RUNNING, Event.CANCEL): State.CANCELLED,
     (State.ANSWERED, Event.RECEIPT): State.DELIVERED,
     (State.ANSWERED, Event.CANCEL): State.CANCELLED,

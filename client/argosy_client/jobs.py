@@ -44,6 +44,8 @@ log = get_logger(__name__)
 
 MAX_ATTEMPTS = 3
 """An instruction that takes the whole board down with it each time is given up after so many."""
+SHUTDOWN_GRACE_S = 0.2
+"""A service manager may end the worker a moment before it ends us; that is no fault of the app."""
 FETCH_BOUND_S = 2 * 3600.0
 """The longest wait for a blob of an instruction without a deadline; the exchange gives up long before."""
 
@@ -94,25 +96,28 @@ class Jobs:
         self._deadlines: dict[str, float] = {}
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._current: _Current | None = None
-        self._stopping = False
+        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="jobs", daemon=True)
 
     def start(self) -> None:
         """Go on with what the journal holds, then take what comes."""
         self._work.put(self._tidy)
-        for entry in self._journal.open():
+        unfinished = self._journal.open()
+        if not unfinished:
+            self._store.sweep()  # no half-fetched blob will be gone on with
+        for entry in unfinished:
             log.info("job.resumed", message=entry.id, run=entry.run, state=entry.state, attempts=entry.attempts)
             if RESUME[entry.state] is Resume.RUN:
-                self._work.put(partial(self._take, entry.id))
+                self._work.put(partial(self._take, entry))
             else:
                 self._post(entry)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
         """Interrupt the job at hand, to be run again at the next start, and end the thread."""
+        self._stopping.set()
         with self._lock:
-            self._stopping = True
             current = self._current
         if current is not None:
             current.cancel()
@@ -151,7 +156,7 @@ class Jobs:
         if new:
             if entry.expires_in is not None:
                 self._deadlines[entry.id] = self._clock.monotonic() + entry.expires_in
-            self._work.put(partial(self._take, entry.id))
+            self._work.put(partial(self._take, entry))
         self._acknowledge(entry, new=new)
 
     def _acknowledge(self, entry: Entry, *, new: bool) -> None:
@@ -195,24 +200,25 @@ class Jobs:
         self._host.drop_run(run)
         self._tidy()
 
-    def _take(self, message: str) -> None:
+    def _take(self, entry: Entry) -> None:
         """Work one instruction off, from the journal to the outbox."""
-        if self._stopping:
-            return
-        entry = self._journal.start(message)
-        if entry.state is not State.RUNNING:
-            return  # cancelled while it waited
-        current = _Current(entry, self._deadlines.pop(message, None))
+        current = _Current(entry, self._deadlines.pop(entry.id, None))
         with self._lock:
-            self._current = current
+            self._current = current  # from here on a cancel or a stop finds it
         try:
-            if self._stopping:  # `stop` did not see this job
-                current.cancel()
-            self._answer(current, *self._outcome(current))
+            if self._stopping.is_set():
+                return
+            current.entry = self._journal.start(entry.id)
+            if current.entry.state is State.RUNNING:  # and not cancelled while it waited
+                self._answer(current, *self._outcome(current))
         except InstructionCancelled:
-            log.info("job.interrupted", message=message, stopping=self._stopping)
-            if self._stopping:
-                self._journal.interrupt(message)
+            log.info("job.interrupted", message=entry.id, stopping=self._stopping.is_set())
+            if self._stopping.is_set():
+                self._journal.interrupt(entry.id)
+        except (DiskFull, StorageFailed) as error:
+            # the journal does not take it: tell the coordinator all the same, so that the round need not wait
+            log.error("job.not_journaled", message=entry.id, code=error.code, why=error.message)
+            self._outbox.post(current.entry, Reply(error=error_part(error)))
         finally:
             with self._lock:
                 self._current = None
@@ -232,7 +238,9 @@ class Jobs:
         except Exception as error:  # noqa: BLE001  (a bug of ours is an answer too: the round must not wait for it)
             log.error("job.bug", exc=error, message=current.entry.id)
             failure = ProgrammingError(what=f"{type(error).__name__}: {error}")
-        if current.cancelled.is_set():
+        if isinstance(failure, WorkerDied):
+            self._stopping.wait(SHUTDOWN_GRACE_S)
+        if current.cancelled.is_set() or self._stopping.is_set():
             raise InstructionCancelled(message=current.entry.id)  # what failed, failed because of that
         log.warning("job.failed", message=current.entry.id, code=failure.code, why=failure.message)
         return Reply(error=error_part(failure)), None
@@ -322,16 +330,18 @@ class Jobs:
         self._gateway.post(Progress(doing=doing), run=current.entry.run, reply_to=current.entry.id)
 
     def _answer(self, current: _Current, reply: Reply, context: Path | None) -> None:
-        """Journal the answer, then have it sent. With a full disk, an error that cannot be journaled is sent."""
+        """Journal the answer, then have it sent.
+
+        Raises:
+            DiskFull, StorageFailed: it is not journaled, and so must not be sent.
+        """
         entry = current.entry
-        before = self._journal.run(entry.run)
         try:
+            before = self._journal.run(entry.run)
             state = self._journal.answer(entry.id, reply.pack(), context=context.name if context else None)
-        except (DiskFull, StorageFailed) as error:
-            log.error("job.answer_not_journaled", message=entry.id, code=error.code, why=error.message)
+        except (DiskFull, StorageFailed):
             self._drop_context(context)
-            self._outbox.post(entry, Reply(error=error_part(error)))
-            return
+            raise
         if state is not State.ANSWERED:
             self._drop_context(context)
             return  # cancelled in the last moment

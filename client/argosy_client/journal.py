@@ -28,6 +28,8 @@ KEEP_IDS = 4096
 """Instructions that are over and still recognised when they are delivered again."""
 KEEP_REPLIES = 64
 """Of those, the newest whose reply is kept, to be sent verbatim."""
+TRIM_EVERY = 32
+"""Receipts between two looks at these bounds, so that most receipts cost nothing."""
 KEEP_RUNS = 32
 """Runs whose app and context are kept although nothing was heard of their end."""
 
@@ -165,10 +167,12 @@ class Journal:
             return state
 
     def delivered(self, message: str, reply: bytes | None) -> None:
-        """Note the receipt and the reply as it was sent, and forget what is older than the bounds above."""
+        """Note the receipt and the reply as it was sent; now and then, forget what is older than the bounds above."""
         with self._transaction(synced=False):
             if self._move(message, Event.RECEIPT) is State.DELIVERED:
                 self._db.execute("UPDATE instructions SET reply = ?, body = NULL WHERE id = ?", (reply, message))
+            if self._get(message).seq % TRIM_EVERY:
+                return
             over = (State.DELIVERED, State.CANCELLED)
             newest = "(SELECT seq FROM instructions WHERE state IN (?, ?) ORDER BY seq DESC LIMIT 1 OFFSET ?)"
             self._db.execute(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import psutil
+
 from argosy_common.wire.bodies import (
     Birth,
     Received,
@@ -97,6 +99,20 @@ def test_a_clean_stop_in_the_middle_of_training_is_not_an_attempt(harness: Harne
         (harness.root / "go").touch()
         assert until(lambda: len(harness.trained) == 5)
         device.end(signal.SIGTERM)
+        device.start()
+        assert harness.wait(Reply, message).error is None
+
+
+def test_a_service_manager_that_ends_the_worker_first_is_no_fault_of_the_app(harness: Harness) -> None:
+    app = harness.bundle()
+    with harness.running() as device:
+        message = harness.send(device, harness.instruction(app, "hang"))
+        assert until(lambda: harness.trained == [message])
+        assert device.process is not None
+        for worker in psutil.Process(device.process.pid).children():
+            worker.terminate()
+        assert device.end(signal.SIGTERM) == 0
+        (harness.root / "go").touch()
         device.start()
         assert harness.wait(Reply, message).error is None
 

@@ -131,6 +131,7 @@ def test_another_coordinator_finds_an_empty_journal(tmp_path: Path) -> None:
 def test_what_is_over_is_forgotten_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "KEEP_REPLIES", 2)
     monkeypatch.setattr(journal_module, "KEEP_IDS", 4)
+    monkeypatch.setattr(journal_module, "TRIM_EVERY", 1)
     journal = opened(tmp_path)
     ids = [f"{number:032x}" for number in range(8)]
     receive(journal, ONE)

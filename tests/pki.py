@@ -36,9 +36,9 @@ class Pki:
         return self._files(name, key, certificate)
 
     def expired_client(self, name: str) -> TlsFiles:
-        """Return the files of a client whose certificate ended yesterday."""
-        key, ended = x509.generate_key(), self._now - timedelta(days=10)
-        certificate = x509.issue_client(self.certificate, self._key, key.public_key(), name, ended)
+        """Return the files of a client whose certificate ended a day ago."""
+        key, life = x509.generate_key(), timedelta(days=-1) + timedelta(hours=1)
+        certificate = x509.issue_client(self.certificate, self._key, key.public_key(), name, self._now, life=life)
         return self._files(name, key, certificate)
 
     def _files(self, name: str, key: x509.PrivateKey, certificate: Certificate) -> TlsFiles:

@@ -108,6 +108,8 @@ class Connection:
         self._watchdog = Watchdog(settings.watchdog_s, settings.keepalive_s)
         self.ticked_at = clock.monotonic()
         """When the loop last came round; the link's keeper looks at it."""
+        self.dismissed = False
+        """Whether the broker ended the connection with a DISCONNECT: it was reachable, and wants us less often."""
         self._client = self._make_client(will)
 
     # --- from any thread -------------------------------------------------------------------------------------------
@@ -372,6 +374,7 @@ class Connection:
         self, _client: mqtt.Client, _data: object, flags: mqtt.DisconnectFlags, reason: ReasonCode, _p: object
     ) -> None:
         if flags.is_disconnect_packet_from_server:
+            self.dismissed = True
             self._lose(f"it ended the connection: {reason}")
         elif self._phase is Phase.LEAVING:
             self._lose("stopped")

@@ -32,7 +32,7 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 _SETTLED_S = 10.0
-"""A connection that lasted this long was a good one; two clients of one name throw each other out faster than that."""
+"""A connection that lasted this long was a good one, however it ended."""
 _STUCK_AFTER = 3
 """Watchdog periods without a turn of the loop until the keeper says so."""
 
@@ -161,8 +161,10 @@ class Link:
             self._loop.start()
             self._watch(self._loop)
             if not self._stopping.is_set():
+                why = "the link's loop died"
                 log.error("link.loop.died", broker=self._settings.address)
-                self._went_down("the link's loop died")
+                self._last_error = BrokerUnreachable(address=self._settings.address, why=why)
+                self._went_down(why)
                 self._stopping.wait(self._backoff.next())
 
     def _watch(self, loop: threading.Thread) -> None:
@@ -184,35 +186,39 @@ class Link:
 
     def _connect_and_serve(self) -> None:
         while not self._stopping.is_set():
-            began = self._clock.monotonic()
-            was_up, why = self._one_connection()
+            why = self._one_connection()
             if self._stopping.is_set():
                 return
-            if was_up and self._clock.monotonic() - began >= _SETTLED_S:
-                self._backoff.reset()
             wait = self._backoff.next()
             log.info("link.waits", seconds=wait, why=why)
             self._stopping.wait(wait)
 
-    def _one_connection(self) -> tuple[bool, str]:
-        """Connect and serve until it ends; return whether it was ever up, and why it ended."""
-        before = self._connects
+    def _one_connection(self) -> str:
+        """Connect and serve until it ends; return why it ended."""
+        began, connects, packets = self._clock.monotonic(), self._connects, self._packets_in
+        dismissed = False
         try:
             connection = Connection(self._settings, self._clock, self, self._ask_will())
             self._connection = connection
             if self._stopping.is_set():  # stop() may have come before there was something to leave
                 connection.leave(self._leave_by)
             why = connection.run()
+            dismissed = connection.dismissed
             error: ArgosyError = BrokerUnreachable(address=self._settings.address, why=why)
         except ArgosyError as failed:
             error, why = failed, failed.facts.get("why", failed.message)
-        was_up = self._connects > before
+        was_up = self._connects > connects
         self._connection = None
         if not self._stopping.is_set() and (was_up or str(error) != str(self._last_error)):
             log.warning("link.lost" if was_up else "link.unreachable", broker=self._settings.address, why=why)
         self._last_error = error
         self._went_down(why)
-        return was_up, why
+        # A line that is cut again and again but works in between is taken up at once each time. A broker that sends us
+        # away (another client has our name, it is overloaded, our messages offend it) meets growing pauses.
+        worked = self._packets_in > packets and not dismissed
+        if was_up and (worked or self._clock.monotonic() - began >= _SETTLED_S):
+            self._backoff.reset()
+        return why
 
     def _ask_will(self) -> Will | None:
         try:

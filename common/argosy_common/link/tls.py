@@ -17,6 +17,9 @@ from argosy_common.link.settings import TlsFiles
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+_RECORD = 16 * 1024
+"""No call of OpenSSL's gives more at once. Asked for 256 kB, Python would set that much aside for each record."""
+
 
 class TellingSocket(ssl.SSLSocket):
     """A TLS socket that remembers its failure: OpenSSL says why a certificate was refused, paho does not pass it on."""
@@ -36,7 +39,7 @@ class TellingSocket(ssl.SSLSocket):
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """See `socket.socket.recv`."""
         try:
-            return super().recv(buflen, flags)
+            return super().recv(min(buflen, _RECORD), flags)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except OSError as error:

@@ -247,6 +247,36 @@ def test_the_link_returns_by_itself_to_a_broker_that_was_killed_and_kept_nothing
     assert until(lambda: events.payloads == [b"after"])
 
 
+def test_a_line_that_works_between_its_cuts_is_taken_up_again_without_growing_pauses(
+    mosquitto: Broker, make_link: MakeLink, proxied: Proxy
+) -> None:
+    inbox = Inbox()
+    device = make_link(mosquitto, "cut-often", address=proxied.address, backoff_base_s=0.1)
+    device.subscribe(DOWN.format("cut-often"), inbox)
+    coordinator = up(make_link(mosquitto, "coordinator"))
+    up(device)
+    for count in range(1, 6):
+        assert coordinator.publish(DOWN.format("cut-often"), b"")
+        assert until(functools.partial(inbox.holds, count))
+        proxied.cut()
+        assert until(functools.partial(_reconnected, device, count + 1))
+        assert device._backoff.failures <= 2
+
+
+def _reconnected(link: Link, connects: int) -> bool:
+    return link.stats().connects == connects and link.connected
+
+
+def test_two_clients_of_one_name_throw_each_other_out_ever_more_rarely(
+    mosquitto: Broker, make_link: MakeLink, pki: Pki
+) -> None:
+    tls = pki.client("twin")
+    twins = [make_link(mosquitto, "twin", tls=tls, backoff_base_s=0.05) for _ in range(2)]
+    for twin in twins:
+        twin.start()
+    assert until(lambda: all(twin._backoff.failures >= 3 for twin in twins))
+
+
 def test_a_subscription_made_while_connected_works_at_once_and_after_a_reconnect(
     mosquitto: Broker, make_link: MakeLink, proxied: Proxy
 ) -> None:

@@ -40,9 +40,6 @@ log = get_logger(__name__)
 SINK = "c0"
 """The name of this coordinator's chunk topics; further workers would have names of their own."""
 
-GRACE_S = 10.0
-"""How long a device may stay away, after the broker's delay of its will, before what it owes is answered for it."""
-
 MAX_UPLOAD = 16 * 1024**3
 TICK_S = 1.0
 FIRST_CONNECTION_S = 30.0
@@ -62,7 +59,7 @@ class Coordinator:
         self._hosts = settings.broker.advertise or local_hosts()
         tls = self.ca.issue_server(self._hosts, "broker")
         self._broker: Broker = open_broker(settings.broker, tls, state / "broker", clock=clock, rng=rng)
-        self._registry = Registry(clock=clock, grace_s=GRACE_S)
+        self._registry = Registry(clock=clock, grace_s=settings.runs.grace_s)
         self._stopping = threading.Event()
         self._ticker = threading.Thread(target=self._tick_on, name="ticker", daemon=True)
 
@@ -85,7 +82,7 @@ class Coordinator:
             clock=self._clock,
             sink=SINK,
             resend_s=self.settings.runs.resend_s,
-            grace_s=GRACE_S,
+            grace_s=self.settings.runs.grace_s,
             max_upload=MAX_UPLOAD,
         )
         self.runs = RunSupervisor(

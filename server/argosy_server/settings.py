@@ -105,6 +105,8 @@ class RunsTable(_Table):
     """Refuse replies whose arrays have other names, shapes or types than those that were sent."""
     resend_s: Seconds = 6.0
     """An instruction that the device has not accepted is sent again after this long."""
+    grace_s: Seconds = 10.0
+    """How long a device may stay away, after the broker's delay of its will, before what it owes is answered for it."""
 
 
 class CoordinatorSettings(Settings):

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from argosy_client.gateway import COORDINATOR, TRANSFER_KINDS, Gateway
 from argosy_client.identity import Enrolment
@@ -210,8 +211,18 @@ def _owner(enrolment: Enrolment) -> str:
 
 
 def _link_settings(enrolment: Enrolment) -> LinkSettings:
-    host, port = enrolment.brokers[0]
-    return LinkSettings(host=host, port=port, client_id=enrolment.device, tls=enrolment.tls_files())
+    """Where the broker may be: first where the coordinator was joined at, which this board evidently reaches.
+
+    The coordinator knows its own names and addresses, but not which of them the board can resolve or route to. A wrong
+    one costs an attempt and no trust: the broker must show a certificate of our authority.
+    """
+    joined_at = urlsplit(enrolment.url).hostname
+    known = [(host, port) for host, port in enrolment.brokers]
+    guess = [(joined_at, known[0][1])] if joined_at else []
+    (host, port), *others = dict.fromkeys([*guess, *known])
+    return LinkSettings(
+        host=host, port=port, client_id=enrolment.device, tls=enrolment.tls_files(), elsewhere=tuple(others)
+    )
 
 
 def run(settings: DeviceSettings) -> None:

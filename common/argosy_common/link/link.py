@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 import paho.mqtt.client as mqtt
@@ -50,6 +52,8 @@ class Link:
     ) -> None:
         """Prepare the link; `will` is asked anew at each connection."""
         self._settings = settings
+        self._addresses = deque([(settings.host, settings.port), *settings.elsewhere])
+        self._tried = 0
         self._clock = clock
         self._will = will
         self._backoff = Backoff(rng, base=settings.backoff_base_s, cap=settings.backoff_cap_s)
@@ -186,12 +190,23 @@ class Link:
 
     def _connect_and_serve(self) -> None:
         while not self._stopping.is_set():
+            connects = self._connects
             why = self._one_connection()
             if self._stopping.is_set():
                 return
+            if self._connects == connects and self._turn_to_next_address():
+                continue
             wait = self._backoff.next()
             log.info("link.waits", seconds=wait, why=why)
             self._stopping.wait(wait)
+
+    def _turn_to_next_address(self) -> bool:
+        """Try the broker elsewhere next time; False when all its addresses were tried since the last pause."""
+        self._addresses.rotate(-1)
+        host, port = self._addresses[0]
+        self._settings = replace(self._settings, host=host, port=port)
+        self._tried = (self._tried + 1) % len(self._addresses)
+        return self._tried != 0
 
     def _one_connection(self) -> str:
         """Connect and serve until it ends; return why it ended."""

@@ -52,6 +52,8 @@ class LinkSettings:
     """For each of: TCP and TLS together, and the broker's answers to CONNECT and SUBSCRIBE."""
     backoff_base_s: float = 0.5
     backoff_cap_s: float = 60.0
+    elsewhere: tuple[tuple[str, int], ...] = ()
+    """Further addresses of the same broker: after a connection that did not come about, the next one is tried."""
     max_backlog: int = 64 * 1024 * 1024
     """Bytes that may wait to be sent; `publish` answers False beyond."""
 

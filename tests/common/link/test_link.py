@@ -386,6 +386,22 @@ def test_a_stop_while_nothing_answers_returns(mosquitto: Broker, make_link: Make
     assert not [thread for thread in threading.enumerate() if thread is link._loop]
 
 
+def test_a_broker_is_found_at_the_last_of_its_addresses_without_a_pause(mosquitto: Broker, make_link: MakeLink) -> None:
+    host, port = mosquitto.address
+    link = make_link(
+        mosquitto,
+        "elsewhere",
+        host="name.invalid",
+        elsewhere=(("127.0.0.1", 9), (host, port)),
+        backoff_base_s=1000.0,
+        backoff_cap_s=1000.0,
+    )
+
+    up(link)
+
+    assert link.publish(UP.format("elsewhere"), b"event")
+
+
 def test_missing_certificate_files_are_named(mosquitto: Broker, make_link: MakeLink, pki: Pki) -> None:
     broken = TlsFiles(pki.ca, pki.ca.with_name("absent.crt"), pki.ca.with_name("absent.key"))
     link = make_link(mosquitto, "nobody", tls=broken)

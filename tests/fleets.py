@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import random
+import signal
+from typing import Any, Self
 
+from argosy_client.identity import Enrolment
+from argosy_common.clock import SystemClock
+from argosy_common.link import Delivery, Link, LinkSettings, TlsFiles
+from argosy_common.wire.bodies import Body
+from argosy_common.wire.envelope import Envelope, decode
+from argosy_common.wire.topics import DeviceTopics
+from argosy_common.x509 import COORDINATOR
 from argosy_server.local_fleet import LocalFleet
 
 
@@ -14,3 +23,46 @@ def data_of(fleet: LocalFleet, run: int, name: str, **wanted: object) -> list[di
         for event in fleet.events(run)
         if event["name"] == name and all(event["data"].get(key) == value for key, value in wanted.items())
     ]
+
+
+class Impostor:
+    """Takes the coordinator's place at the broker, with its certificate, while the coordinator is frozen.
+
+    What one device says comes here and is not answered. A context manager: leaving it lets the coordinator go on.
+    """
+
+    def __init__(self, fleet: LocalFleet, name: str) -> None:
+        enrolment = Enrolment.load(fleet.device_folder(name))
+        self._topics = DeviceTopics(enrolment.site, enrolment.device)
+        self._coordinator = fleet.processes["coordinator"]
+        self._heard: list[tuple[Envelope, bytes]] = []
+        ca = fleet.folder / "coordinator" / "ca"
+        files = TlsFiles(ca / "ca.crt", ca / f"{COORDINATOR}.crt", ca / f"{COORDINATOR}.key", COORDINATOR)
+        host, port = enrolment.brokers[0]
+        settings = LinkSettings(host=host, port=port, client_id=COORDINATOR, tls=files)
+        self._link = Link(settings, clock=SystemClock(), rng=random.Random(1))
+        self._link.subscribe(self._topics.events, self._hear)
+
+    def __enter__(self) -> Self:
+        """Freeze the coordinator and connect."""
+        self._coordinator.send_signal(signal.SIGSTOP)
+        self._link.start()
+        assert self._link.wait_connected(20), self._link.last_error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the coordinator go on."""
+        self._link.stop()
+        self._coordinator.send_signal(signal.SIGCONT)
+
+    def deliver(self, envelope: bytes) -> None:
+        """Send an encoded instruction to the device."""
+        assert self._link.publish(self._topics.jobs, envelope, qos=1)
+
+    def answers(self, body: type[Body], message: str) -> list[bytes]:
+        """Return, as they came, the envelopes of this kind that answer the instruction `message`."""
+        heard = list(self._heard)
+        return [raw for envelope, raw in heard if envelope.kind == body.kind and envelope.reply_to == message]
+
+    def _hear(self, delivery: Delivery) -> None:
+        self._heard.append((decode(delivery.payload, peer=self._topics.device), delivery.payload))

@@ -25,7 +25,7 @@ def make_fleet(tmp_path: Path) -> Iterator[FleetMaker]:
             LocalDevice(
                 f"d{number}",
                 {"name": f"d{number}", "notes": str(tmp_path / f"notes-d{number}")},
-                {"heartbeat_s": 2.0, "death_delay_s": 1},
+                {"heartbeat_s": 2.0, "death_delay_s": 1, "resend_s": 2.0},
             )
             for number in range(1, count + 1)
         ]

@@ -190,6 +190,7 @@ class Device:
         while not self._stopping.wait(step):
             self._guarded(self._exchange.tick)
             self._guarded(self._outbox.tick)
+            self._guarded(self._jobs.tick)
             if self._clock.monotonic() >= next_beat:
                 next_beat = self._clock.monotonic() + self._settings.heartbeat_s
                 self._guarded(self._beat)

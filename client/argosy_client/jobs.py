@@ -59,6 +59,7 @@ class _Current:
         self.entry = entry
         self.deadline = deadline
         self.doing = "preparing"
+        self.told = "preparing"
         self.cancelled = threading.Event()
         self.fetched: queue.SimpleQueue[TransferOutcome | None] = queue.SimpleQueue()
 
@@ -132,6 +133,17 @@ class Jobs:
         if current is not None:
             return current.doing
         return "uploading" if self._outbox.uploading else "idle"
+
+    def tick(self) -> None:
+        """Tell what the job at hand is at, if that has changed: called about once a second.
+
+        So a job that is over sooner tells nothing, and a small round costs no bytes for a view that nobody could read.
+        """
+        with self._lock:
+            current = self._current
+        if current is not None and (doing := current.doing) != current.told:
+            current.told = doing
+            self._gateway.post(Progress(doing=doing), run=current.entry.run, reply_to=current.entry.id)
 
     # --- on the link's thread ------------------------------------------------------------------------------------
 
@@ -262,7 +274,7 @@ class Jobs:
             fetch_s = self._clock.monotonic() - began
             app_dir = self._files.app(bundle)
             self._refuse_late(current)
-            self._does(current, "running")
+            current.doing = "running"
             context = self._files.new_context(entry.run, entry.id)
             result = self._in_worker(current, self._job(entry, instruction, app_dir, context))
         finally:
@@ -298,7 +310,7 @@ class Jobs:
         self._refuse_late(current)
         if not missing:
             return 0
-        self._does(current, "fetching")
+        current.doing = "fetching"
         for ref in missing:
             self._exchange.fetch(COORDINATOR, ref, current.fetched.put)
         try:
@@ -325,10 +337,6 @@ class Jobs:
         if current.deadline is not None and self._clock.monotonic() >= current.deadline:
             raise InstructionExpired(message=current.entry.id)
 
-    def _does(self, current: _Current, doing: str) -> None:
-        current.doing = doing
-        self._gateway.post(Progress(doing=doing), run=current.entry.run, reply_to=current.entry.id)
-
     def _answer(self, current: _Current, reply: Reply, context: Path | None) -> None:
         """Journal the answer, then have it sent.
 
@@ -345,8 +353,6 @@ class Jobs:
         if state is not State.ANSWERED:
             self._drop_context(context)
             return  # cancelled in the last moment
-        if reply.blobs:
-            self._does(current, "uploading")
         self._outbox.post(entry, reply)
         if context is not None and before is not None and before.context != context.name:
             self._files.drop_context(before.context)

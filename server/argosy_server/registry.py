@@ -99,7 +99,7 @@ class Registry:
         with self._lock:
             view = self._views.get(device, DeviceView(device))
             shown = heartbeat.model_dump(exclude_none=True, exclude={"doing"})
-            self._views[device] = replace(view, heartbeat=shown)
+            self._views[device] = replace(view, heartbeat=shown, doing=heartbeat.doing)
 
     def does(self, device: str, doing: str) -> None:
         """Note what the device does, in a word or two."""

@@ -52,11 +52,15 @@ def test_an_instruction_is_accepted_run_and_answered(harness: Harness, device: D
     assert reply.bytes_down > 4 * numbers
     assert reply.bytes_up > 4 * numbers
     assert reply.worker_peak_rss > 0
-    doing = [progress.doing for progress in harness.all(Progress, message)]
-    expected = ["fetching", "running", "uploading"] if reply.blobs else ["running"]
-    assert doing in (expected, ["fetching", *expected])  # the first instruction of an app fetches its bundle
     assert until(device.has_nothing_to_do)
     assert len(harness.all(Reply, message)) == 1
+
+
+def test_a_job_that_takes_long_tells_what_it_is_at(harness: Harness, device: DeviceProcess) -> None:
+    message = harness.send(device, harness.instruction(harness.bundle(), do="hang"))
+    assert until(lambda: [told.doing for told in harness.all(Progress, message)][-1:] == ["running"])
+    harness.cancel(device, 1)
+    assert until(device.has_nothing_to_do)
 
 
 def test_instructions_run_in_the_order_of_their_arrival(harness: Harness, device: DeviceProcess) -> None:

@@ -20,7 +20,7 @@ MAX_ENVELOPE = MAX_BODY + 16 * 1024
 MAX_BLOBS = 128
 MAX_NUMBER = 2**63 - 1
 
-_ID = re.compile(r"[0-9a-f]{32}\Z")
+_ID_BYTES = 16
 _KIND = re.compile(r"[a-z][a-z-]{0,31}\Z")
 
 
@@ -36,7 +36,7 @@ class Envelope:
     Attributes:
         kind: what it is; see `argosy_common.wire.bodies`.
         body: at most 64 kB; larger things travel as blobs.
-        id: 32 hex digits; duplicates are recognised by it.
+        id: 32 hex digits (16 bytes on the wire); duplicates are recognised by it.
         run: the run it belongs to.
         round: the round it belongs to.
         reply_to: the id of the message it answers.
@@ -62,11 +62,11 @@ def encode(envelope: Envelope) -> bytes:
     """
     if len(envelope.body) > MAX_BODY:
         raise ValueError(f"a body of {len(envelope.body)} bytes; over {MAX_BODY} it travels as a blob")
-    fields: dict[str, object] = {"v": VERSION, "id": envelope.id, "kind": envelope.kind}
+    fields: dict[str, object] = {"v": VERSION, "id": bytes.fromhex(envelope.id), "kind": envelope.kind}
     optional: dict[str, object | None] = {
         "run": envelope.run,
         "round": envelope.round,
-        "re": envelope.reply_to,
+        "re": bytes.fromhex(envelope.reply_to) if envelope.reply_to else None,
         "ttl": envelope.expires_in,
         "blobs": list(envelope.blobs) or None,
         "body": envelope.body or None,
@@ -93,11 +93,11 @@ def decode(data: bytes, *, peer: str) -> Envelope:
         raise VersionUnknown(peer=peer, version=version, supported=VERSION)
     reader = _Fields(fields, peer)
     envelope = Envelope(
-        id=reader.text("id", _ID),
+        id=reader.identifier("id"),
         kind=reader.text("kind", _KIND),
         run=reader.number("run"),
         round=reader.number("round"),
-        reply_to=reader.optional_text("re", _ID),
+        reply_to=reader.optional_identifier("re"),
         expires_in=reader.seconds("ttl"),
         blobs=reader.digests("blobs"),
         body=reader.body("body"),
@@ -135,18 +135,26 @@ class _Fields:
     def _refuse(self, why: str) -> EnvelopeMalformed:
         return EnvelopeMalformed(peer=self._peer, why=why)
 
-    def optional_text(self, name: str, form: re.Pattern[str]) -> str | None:
+    def optional_identifier(self, name: str) -> str | None:
         value = self._fields.pop(name, None)
         if value is None:
             return None
-        if not isinstance(value, str) or not form.match(value):
+        if not isinstance(value, bytes) or len(value) != _ID_BYTES:
             raise self._refuse(f"the field '{name}' is malformed")
+        return value.hex()
+
+    def identifier(self, name: str) -> str:
+        value = self.optional_identifier(name)
+        if value is None:
+            raise self._refuse(f"the field '{name}' is missing")
         return value
 
     def text(self, name: str, form: re.Pattern[str]) -> str:
-        value = self.optional_text(name, form)
+        value = self._fields.pop(name, None)
         if value is None:
             raise self._refuse(f"the field '{name}' is missing")
+        if not isinstance(value, str) or not form.match(value):
+            raise self._refuse(f"the field '{name}' is malformed")
         return value
 
     def number(self, name: str) -> int | None:

@@ -9,7 +9,7 @@ are those of `argosy_server.store.instructions`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from argosy_common.blobs import BlobExchange, BlobRef, BlobStore, TransferOutcome
@@ -32,9 +32,10 @@ from argosy_common.wire.bodies import (
     Reply,
 )
 from argosy_common.wire.envelope import Envelope, encode
+from argosy_server.group_commit import GroupCommit
 from argosy_server.gateway import TRANSFER_KINDS, Gateway
 from argosy_server.registry import Registry
-from argosy_server.store import NewInstruction, Store
+from argosy_server.store import InstructionAnswer, InstructionState, NewInstruction, Store
 
 log = get_logger(__name__)
 
@@ -89,6 +90,16 @@ class _Pending:
     """Its reply is here and its blobs are being fetched."""
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """An answer on its way into the database."""
+
+    entry: _Pending
+    reply: Reply | None
+    error: ArgosyError | None
+    state: InstructionState
+
+
 AnswerListener = Callable[[Answer], None]
 
 
@@ -118,7 +129,10 @@ class Dispatcher:
         self._max_upload = max_upload
         self._pending: dict[str, _Pending] = {}
         self._listeners: dict[int, AnswerListener] = {}
+        self._dead: dict[str, set[int]] = {}
+        """By device, the runs that it does not know to be over."""
         self._lock = threading.RLock()
+        self._ledger = GroupCommit("ledger", self._record, self._not_recorded)
         self.exchange = BlobExchange(
             blobs,
             clock=clock,
@@ -185,7 +199,7 @@ class Dispatcher:
             with self._lock:
                 entry = self._pending.get(each)
             if entry is not None:
-                self._answer(entry, None, ReplyTimedOut(device=entry.out.device, seconds=round(seconds, 1)), "expired")
+                self._answer(entry, None, ReplyTimedOut(device=entry.out.device, seconds=round(seconds, 1)), InstructionState.EXPIRED)
 
     def close_run(self, run: int) -> None:
         """Forget a run: cancel what is open, and tell the devices that took part to drop its state."""
@@ -198,6 +212,14 @@ class Dispatcher:
         for device in {row.device for row in self._store.instructions.of_run(run, None)}:
             self._gateway.post(device, Cancel(), run=run)
         self._store.instructions.drop_payloads(run)
+
+    def bury(self, run: int) -> None:
+        """Have the devices drop a run that was interrupted by our own end, each as soon as it is seen again.
+
+        Their births would not tell of it: where the broker outlived us, a device was never disconnected.
+        """
+        for row in self._store.instructions.of_run(run, None):
+            self._dead.setdefault(row.device, set()).add(run)
 
     def needs(self, digest: bytes) -> bool:
         """Tell whether a device that has not answered yet may still fetch this blob."""
@@ -214,7 +236,7 @@ class Dispatcher:
         for entry in entries:
             if now >= entry.expires_at:
                 seconds = round(entry.out.deadline_s, 1)
-                self._answer(entry, None, ReplyTimedOut(device=entry.out.device, seconds=seconds), "expired")
+                self._answer(entry, None, ReplyTimedOut(device=entry.out.device, seconds=seconds), InstructionState.EXPIRED)
             elif not entry.accepted and (entry.sent_at is None or now - entry.sent_at >= self._resend_s):
                 self._send(entry)
         self.exchange.tick()
@@ -234,8 +256,9 @@ class Dispatcher:
             self.exchange.peer_down(device)
 
     def close(self) -> None:
-        """Stop transfers."""
+        """Stop transfers and record what has arrived."""
         self.exchange.close()
+        self._ledger.close()
 
     # --- from devices
 
@@ -259,7 +282,8 @@ class Dispatcher:
     def _cancel_the_dead(self, device: str, ids: set[str]) -> None:
         """Spare a device the work of runs that ended while it was away."""
         rows = [self._store.instructions.get(each) for each in sorted(ids)]
-        for run in sorted({row.run for row in rows if row is not None and row.device == device}):
+        runs = {row.run for row in rows if row is not None and row.device == device} | self._dead.pop(device, set())
+        for run in sorted(runs):
             if run not in self._listeners:
                 self._gateway.post(device, Cancel(), run=run)
 
@@ -290,7 +314,7 @@ class Dispatcher:
         log.warning("device.refused", device=device, message=envelope.reply_to, code=error.code, why=error.message)
         entry = self._entry(device, envelope)
         if entry is not None:
-            self._answer(entry, None, error, "failed")
+            self._answer(entry, None, error, InstructionState.FAILED)
 
     def _on_reply(self, device: str, envelope: Envelope, body: Reply) -> None:
         entry = self._entry(device, envelope)
@@ -326,7 +350,7 @@ class Dispatcher:
         with self._lock:
             mine = [entry for entry in self._pending.values() if entry.out.device == device]
         for entry in mine:
-            self._answer(entry, None, DeviceLost(device=device, grace_s=round(self._grace_s)), "failed")
+            self._answer(entry, None, DeviceLost(device=device, grace_s=round(self._grace_s)), InstructionState.FAILED)
 
     # --- inside
 
@@ -346,22 +370,47 @@ class Dispatcher:
     def _collected(self, entry: _Pending, reply: Reply, failure: ArgosyError | None) -> None:
         """The reply's blobs are here, or cannot be had."""
         error = failure or (error_from_wire(reply.error.model_dump()) if reply.error else None)
-        self._answer(entry, reply, error, "failed" if error else "replied")
+        self._answer(entry, reply, error, InstructionState.FAILED if error else InstructionState.REPLIED)
 
-    def _answer(self, entry: _Pending, reply: Reply | None, error: ArgosyError | None, state: str) -> None:
-        """Record the one answer of an instruction, then send the receipt, then tell the run."""
-        packed = reply.pack() if reply is not None else None
-        first = self._store.instructions.answered(entry.out.id, packed, error.to_wire() if error else None, state)
-        if reply is not None:
-            self._gateway.post(entry.out.device, Received(), reply_to=entry.out.id)
-        if not first:
-            return
+    def _answer(self, entry: _Pending, reply: Reply | None, error: ArgosyError | None, state: InstructionState) -> None:
+        """Have the one answer of an instruction recorded; `_record` goes on from there."""
+        self._ledger.put(_Answered(entry, reply, error, state))
+
+    def _record(self, answers: Sequence[_Answered]) -> None:
+        """Record answers, then send the receipts, then tell the runs."""
+        news = self._store.instructions.answered_many(
+            [
+                InstructionAnswer(
+                    id=each.entry.out.id,
+                    state=each.state,
+                    reply=each.reply.pack() if each.reply is not None else None,
+                    error=each.error.to_wire() if each.error else None,
+                )
+                for each in answers
+            ]
+        )
+        for each in answers:
+            entry = each.entry
+            if each.reply is not None:
+                self._gateway.post(entry.out.device, Received(), reply_to=entry.out.id)
+            if entry.out.id in news:
+                news.remove(entry.out.id)  # two answers may stand in one commit; the first is the answer
+                self._tell(each)
+
+    def _tell(self, answered: _Answered) -> None:
+        entry = answered.entry
         with self._lock:
             self._pending.pop(entry.out.id, None)
             listener = self._listeners.get(entry.run)
         self._registry.does(entry.out.device, "idle")
         if listener is not None:
-            listener(Answer(entry.out.id, entry.out.device, reply, error))
+            listener(Answer(entry.out.id, entry.out.device, answered.reply, answered.error))
+
+    def _not_recorded(self, answers: Sequence[_Answered], error: Exception) -> None:
+        """The database failed: let the devices send their replies again, and deadlines pass again."""
+        for each in answers:
+            log.error("dispatcher.answer_not_recorded", message=each.entry.out.id, why=str(error))
+            each.entry.collecting = False
 
 
 class _Collector:

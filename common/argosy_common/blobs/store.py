@@ -180,6 +180,14 @@ class BlobStore:
         """Return the size of all whole blobs together."""
         return sum(size for _, size, _ in self._listing())
 
+    def digests(self) -> list[bytes]:
+        """Return the digests of all whole blobs, least recently used first."""
+        found = []
+        for _, _, name in self._listing():
+            with suppress(ValueError):  # not a file of ours
+                found.append(bytes.fromhex(name))
+        return found
+
     def sweep(self) -> int:
         """Remove the leftovers of writers that died and of fetches that nobody goes on with; return the bytes freed.
 

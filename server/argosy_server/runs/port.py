@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,14 @@ class NodeAnswer:
 
 
 class DaemonPort:
-    """Requests to the daemon and its answers. `start` before use; `wait_for` from one thread at a time."""
+    """Requests to the daemon and its answers. `start` before use; `wait_for` from one thread at a time.
 
-    def __init__(self, channel: Channel, *, clock: Clock) -> None:
+    `gone` is called, on a thread of the port's own, when the daemon has closed the channel or died.
+    """
+
+    def __init__(self, channel: Channel, *, clock: Clock, gone: Callable[[], None]) -> None:
         self._channel = channel
+        self._gone = gone
         self._clock = clock
         self._answers: dict[str, NodeAnswer] = {}
         self._changed = threading.Condition()
@@ -129,17 +133,20 @@ class DaemonPort:
             raise RunStopped(self._stopped)
 
     def _listen(self) -> None:
-        why = "the coordinator is gone"
         try:
             while (message := self._channel.receive()) is not None:
                 if message["op"] == "stop":
-                    why = "stopped by the operator"
-                    break
-                self._take_in(message)
+                    self._stop("stopped by the operator")
+                else:
+                    self._take_in(message)
         except Exception as error:  # noqa: BLE001  (told to the main thread, which ends the run)
             log.error("run.channel_failed", exc=error)
+        self._stop("the coordinator is gone")
+        self._gone()
+
+    def _stop(self, why: str) -> None:
         with self._changed:
-            self._stopped = why
+            self._stopped = self._stopped or why
             self._changed.notify_all()
 
     def _take_in(self, message: dict[str, Any]) -> None:

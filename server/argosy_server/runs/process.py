@@ -10,7 +10,9 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,9 @@ log = get_logger(__name__)
 
 SERVER_NODE_ID = 1
 """Flower's node id of the server's side; no device has it (DESIGN.md, "Names")."""
+
+_ORPHAN_S = 5.0
+"""What a server app may still do, perhaps save something, when its coordinator has died."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def main() -> None:
     logging.getLogger("flwr").propagate = False  # it writes to this log itself
     assignment = Assignment(**first)
     clock = SystemClock()
-    port = DaemonPort(channel, clock=clock)
+    port = DaemonPort(channel, clock=clock, gone=_end_orphan)
     port.start()
     store = BlobStore(Path(assignment.store))
     observer = RunObserver(port, store, assignment.rounds)
@@ -123,6 +128,16 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if error is None else 1)  # an app may have left threads that would keep the process
+
+
+def _end_orphan() -> None:
+    """End this process, and what its app has started, once the coordinator is gone and the app takes no notice.
+
+    An app that uses the grid ends at its next request; one that is deep in its own work has nobody to work for.
+    """
+    time.sleep(_ORPHAN_S)
+    log.warning("run.orphaned")
+    os.killpg(0, signal.SIGKILL)  # the supervisor made this process the leader of its group
 
 
 def _run(assignment: Assignment, grid: EdgeGrid, observer: RunObserver, store: BlobStore) -> None:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
 from argosy_server.dispatcher import Answer, Dispatcher, Outgoing, RunApp
+from argosy_server.group_commit import GroupCommit
 from argosy_server.registry import Registry
 from argosy_server.runs.live import LiveRun
 from argosy_server.settings import RunsTable
@@ -93,6 +94,7 @@ class RunSupervisor:
         self._active: dict[int, _Active] = {}
         self._lock = threading.RLock()
         self._events = threading.Condition()
+        self._ledger = GroupCommit("events", self._record)
 
     # --- for the admin API
 
@@ -173,7 +175,10 @@ class RunSupervisor:
 
     def event(self, run: int, name: str, data: dict[str, Any]) -> None:
         """Record an event of a run and wake those who wait for one."""
-        self._store.events.append(run, name, data)
+        self._ledger.put((run, name, data))
+
+    def _record(self, events: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
+        self._store.events.append_many(events)
         self._wake()
 
     def _wake(self) -> None:
@@ -194,15 +199,29 @@ class RunSupervisor:
     # --- life
 
     def recover(self) -> None:
-        """At start: call interrupted what was under way when the coordinator last stopped."""
-        for row in self._store.runs.list():
+        """At start: call interrupted what was under way when the coordinator last stopped, and remove what it left."""
+        rows = self._store.runs.list()
+        for row in rows:
             if row.status in ACTIVE:
                 self._store.instructions.cancel_run(row.id)
+                self._store.instructions.drop_payloads(row.id)
+                self._dispatcher.bury(row.id)
                 wire = RunInterrupted(run=row.id).to_wire()
                 data = {"status": "failed", "error": wire, "seconds": None, "final_model": None}
                 self._store.events.append(row.id, "run-finished", data)
                 self._store.runs.update(row.id, status="failed", error=wire, finished_at=self._clock.wall())
                 log.warning("run.interrupted", run=row.id)
+        self._sweep(rows)
+
+    def _sweep(self, rows: Collection[RunRow]) -> None:
+        """Remove the blobs that no run needs any more: all but apps and final models."""
+        kept = {row.app_digest for row in rows} | {row.final_model for row in rows}
+        litter = [digest for digest in self._blobs.digests() if digest.hex() not in kept]
+        for digest in litter:
+            self._blobs.delete(digest)
+        freed = self._blobs.sweep()
+        if litter or freed:
+            log.info("runs.swept", blobs=len(litter), unfinished_bytes=freed)
 
     def close(self) -> None:
         """Stop all runs; bounded."""
@@ -387,8 +406,9 @@ class RunSupervisor:
         wire = error.to_wire() if error else None
         seconds = self._clock.monotonic() - active.started_at
         data = {"status": status, "error": wire, "seconds": seconds, "final_model": final}
-        # the event first: who sees the run over may then count on having all its events
-        self._store.events.append(active.run, "run-finished", data)
+        # the events first: who sees the run over may then count on having them all
+        self.event(active.run, "run-finished", data)
+        self._ledger.flush(STOP_GRACE_S)
         now = self._clock.wall()
         self._store.runs.update(active.run, status=status, error=wire, final_model=final, finished_at=now)
         self._wake()

@@ -95,6 +95,8 @@ class Jobs:
         self._clock = clock
         self._node_config = node_config
         self._deadlines: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+        """Instructions, by id with their run, that are journaled and not yet acknowledged."""
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._current: _Current | None = None
         self._stopping = threading.Event()
@@ -135,10 +137,13 @@ class Jobs:
         return "uploading" if self._outbox.uploading else "idle"
 
     def tick(self) -> None:
-        """Tell what the job at hand is at, if that has changed: called about once a second.
+        """Say what was accepted and what the job at hand is at, where that is news: called about once a second.
 
-        So a job that is over sooner tells nothing, and a small round costs no bytes for a view that nobody could read.
+        A job that is over sooner says neither: its reply says both, and a small round costs no bytes for it.
         """
+        for message, run in list(self._unsaid.items()):
+            if self._unsaid.pop(message, None) is not None:  # else its reply was faster
+                self._gateway.post(Accepted(), run=run, reply_to=message)
         with self._lock:
             current = self._current
         if current is not None and (doing := current.doing) != current.told:
@@ -177,7 +182,10 @@ class Jobs:
             log.info("job.repeated", message=entry.id, state=entry.state)
         if entry.state is State.CANCELLED:
             return  # its run is over; whoever sent it has forgotten it by now
-        self._gateway.post(Accepted(), run=entry.run, reply_to=entry.id)
+        if new:
+            self._unsaid[entry.id] = entry.run  # a reply within a moment says it as well; else `tick` does
+        else:
+            self._gateway.post(Accepted(), run=entry.run, reply_to=entry.id)
         if entry.state in (State.ANSWERED, State.DELIVERED) and not self._outbox.repeat(entry.id):
             self._post(entry)
 
@@ -353,6 +361,7 @@ class Jobs:
         if state is not State.ANSWERED:
             self._drop_context(context)
             return  # cancelled in the last moment
+        self._unsaid.pop(entry.id, None)
         self._outbox.post(entry, reply)
         if context is not None and before is not None and before.context != context.name:
             self._files.drop_context(before.context)

@@ -32,8 +32,8 @@ from argosy_common.wire.bodies import (
     Reply,
 )
 from argosy_common.wire.envelope import Envelope, encode
-from argosy_server.group_commit import GroupCommit
 from argosy_server.gateway import TRANSFER_KINDS, Gateway
+from argosy_server.group_commit import GroupCommit
 from argosy_server.registry import Registry
 from argosy_server.store import InstructionAnswer, InstructionState, NewInstruction, Store
 
@@ -199,7 +199,12 @@ class Dispatcher:
             with self._lock:
                 entry = self._pending.get(each)
             if entry is not None:
-                self._answer(entry, None, ReplyTimedOut(device=entry.out.device, seconds=round(seconds, 1)), InstructionState.EXPIRED)
+                self._answer(
+                    entry,
+                    None,
+                    ReplyTimedOut(device=entry.out.device, seconds=round(seconds, 1)),
+                    InstructionState.EXPIRED,
+                )
 
     def close_run(self, run: int) -> None:
         """Forget a run: cancel what is open, and tell the devices that took part to drop its state."""
@@ -235,8 +240,10 @@ class Dispatcher:
             entries = list(self._pending.values())
         for entry in entries:
             if now >= entry.expires_at:
-                seconds = round(entry.out.deadline_s, 1)
-                self._answer(entry, None, ReplyTimedOut(device=entry.out.device, seconds=seconds), InstructionState.EXPIRED)
+                late = ReplyTimedOut(device=entry.out.device, seconds=round(entry.out.deadline_s, 1))
+                self._answer(
+                    entry, None, ReplyTimedOut(device=entry.out.device, seconds=seconds), InstructionState.EXPIRED
+                )
             elif not entry.accepted and (entry.sent_at is None or now - entry.sent_at >= self._resend_s):
                 self._send(entry)
         self.exchange.tick()

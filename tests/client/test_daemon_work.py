@@ -44,7 +44,6 @@ def device(harness: Harness, started: DeviceProcess) -> DeviceProcess:
 def test_an_instruction_is_accepted_run_and_answered(harness: Harness, device: DeviceProcess, numbers: int) -> None:
     app = harness.bundle()
     message = harness.send(device, harness.instruction(app, numbers=numbers))
-    harness.wait(Accepted, message)
     reply = harness.wait(Reply, message)
     assert reply.error is None
     content = harness.content(reply)
@@ -58,6 +57,7 @@ def test_an_instruction_is_accepted_run_and_answered(harness: Harness, device: D
 
 def test_a_job_that_takes_long_tells_what_it_is_at(harness: Harness, device: DeviceProcess) -> None:
     message = harness.send(device, harness.instruction(harness.bundle(), do="hang"))
+    harness.wait(Accepted, message)
     assert until(lambda: [told.doing for told in harness.all(Progress, message)][-1:] == ["running"])
     harness.cancel(device, 1)
     assert until(device.has_nothing_to_do)

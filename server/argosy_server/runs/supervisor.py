@@ -66,6 +66,8 @@ class _Active:
     held: set[bytes] = field(default_factory=set)
     """Digests that the run's process may still read."""
     live: LiveRun = field(default_factory=LiveRun)
+    watcher: threading.Thread = field(default_factory=threading.Thread)
+    """Serves its channel, and settles the run at the end."""
 
 
 class RunSupervisor:
@@ -233,6 +235,9 @@ class RunSupervisor:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 each.process.wait(STOP_GRACE_S)
             self._kill(each)
+        for each in active:
+            each.watcher.join(STOP_GRACE_S)
+        self._ledger.close()
 
     def _spawn(self, row: RunRow, rounds: int | None) -> None:
         ours, theirs = Channel.pair()
@@ -283,7 +288,8 @@ class RunSupervisor:
                 },
             }
         )
-        threading.Thread(target=self._watch, args=[active], name=f"run-{row.id}", daemon=True).start()
+        active.watcher = threading.Thread(target=self._watch, args=[active], name=f"run-{row.id}", daemon=True)
+        active.watcher.start()
         log.info("run.started", run=row.id, app=row.app_name, pid=process.pid)
 
     # --- the run process's requests

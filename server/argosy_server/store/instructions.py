@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from argosy_common.clock import Clock
 from argosy_common.errors import RunNotFound
@@ -14,6 +15,7 @@ from argosy_server.store.database import Database
 from argosy_server.store.rows import (
     INSTRUCTION_TRANSITIONS,
     OPEN_STATES,
+    InstructionAnswer,
     InstructionRow,
     InstructionState,
     Json,
@@ -65,6 +67,16 @@ class Instructions:
             instruction, InstructionState(state), reply=reply, error=error, answered_at=self._clock.wall()
         )
 
+    def answered_many(self, answers: Sequence[InstructionAnswer]) -> set[str]:
+        """Store answers in one transaction; return the ids of those that are news, as `answered` would say of each."""
+        now = self._clock.wall()
+        with self._database.write() as session:
+            return {
+                answer.id
+                for answer in answers
+                if _moved(session, answer.id, answer.state, reply=answer.reply, error=answer.error, answered_at=now)
+            }
+
     def open_for(self, device: str) -> list[InstructionRow]:
         """Return what the device still owes, the oldest first: to be sent again when it comes back."""
         query = select(Instruction).where(Instruction.device == device, Instruction.state_text.in_(_OPEN))
@@ -106,17 +118,20 @@ class Instructions:
             session.execute(update(Instruction).where(*closed).values(envelope=b"", reply=None))
 
     def _move(self, instruction: str, to: InstructionState, **values: object) -> bool:
-        """Follow one transition of the table; the check and the change are one statement."""
-        origins = [state.value for state, following in INSTRUCTION_TRANSITIONS.items() if to in following]
-        statement = (
-            update(Instruction)
-            .where(Instruction.id == instruction, Instruction.state_text.in_(origins))
-            .values(state_text=to.value, **values)
-            .returning(Instruction.id)
-        )
         with self._database.write() as session:
-            moved = session.scalar(statement, execution_options={"synchronize_session": False})
-            return moved is not None
+            return _moved(session, instruction, to, **values)
+
+
+def _moved(session: Session, instruction: str, to: InstructionState, **values: object) -> bool:
+    """Follow one transition of the table; the check and the change are one statement."""
+    origins = [state.value for state, following in INSTRUCTION_TRANSITIONS.items() if to in following]
+    statement = (
+        update(Instruction)
+        .where(Instruction.id == instruction, Instruction.state_text.in_(origins))
+        .values(state_text=to.value, **values)
+        .returning(Instruction.id)
+    )
+    return session.scalar(statement, execution_options={"synchronize_session": False}) is not None
 
 
 def _storable(number: int) -> bool:

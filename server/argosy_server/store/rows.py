@@ -175,6 +175,16 @@ class EventRow:
 
 
 @dataclass(frozen=True)
+class InstructionAnswer:
+    """What came of an instruction: a reply's bytes, or an error, and the state that it ends in."""
+
+    id: str
+    state: InstructionState
+    reply: bytes | None
+    error: Json | None
+
+
+@dataclass(frozen=True)
 class NewInstruction:
     """An instruction to be stored before it is published."""
 

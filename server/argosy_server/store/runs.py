@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Unpack
 
 from sqlalchemy import func, select
@@ -109,11 +110,26 @@ class Events:
         Raises:
             RunNotFound: there is no such run.
         """
+        return self.append_many([(run, name, data)])[0]
+
+    def append_many(self, events: Sequence[tuple[int, str, Json]]) -> list[int]:
+        """Add events, each a run, a name and data, in one transaction; return their numbers in their runs.
+
+        Raises:
+            RunNotFound: one of the runs does not exist; nothing was added.
+        """
+        now = self._clock.wall()
+        numbers = []
         with self._database.write() as session:
-            _find(session, run, lock=True)
-            last = session.scalar(select(func.max(Event.seq)).where(Event.run == run)) or 0
-            session.add(Event(run=run, seq=last + 1, at=self._clock.wall(), name=name, data=data))
-            return last + 1
+            last: dict[int, int] = {}
+            for run in sorted({run for run, _, _ in events}):
+                _find(session, run, lock=True)
+                last[run] = session.scalar(select(func.max(Event.seq)).where(Event.run == run)) or 0
+            for run, name, data in events:
+                last[run] += 1
+                numbers.append(last[run])
+                session.add(Event(run=run, seq=last[run], at=now, name=name, data=data))
+        return numbers
 
     def after(self, run: int, seq: int = 0, limit: int = 1000) -> list[EventRow]:
         """Return at most `limit` events of a run that come after number `seq`, in order.

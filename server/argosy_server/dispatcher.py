@@ -241,9 +241,7 @@ class Dispatcher:
         for entry in entries:
             if now >= entry.expires_at:
                 late = ReplyTimedOut(device=entry.out.device, seconds=round(entry.out.deadline_s, 1))
-                self._answer(
-                    entry, None, ReplyTimedOut(device=entry.out.device, seconds=seconds), InstructionState.EXPIRED
-                )
+                self._answer(entry, None, late, InstructionState.EXPIRED)
             elif not entry.accepted and (entry.sent_at is None or now - entry.sent_at >= self._resend_s):
                 self._send(entry)
         self.exchange.tick()

@@ -24,6 +24,7 @@ LARGEST = 500
 class GroupCommit(Generic[T]):
     """A thread that hands queued records to `commit` in order, all that wait at once.
 
+    With `linger_s` the first of them waits so long for company: for records that nobody waits for.
     `commit` runs on that thread only; what it raises is logged and the records are given to `failed`.
     """
 
@@ -32,9 +33,13 @@ class GroupCommit(Generic[T]):
         name: str,
         commit: Callable[[Sequence[T]], None],
         failed: Callable[[Sequence[T], Exception], None] = lambda _records, _error: None,
+        *,
+        linger_s: float = 0.0,
     ) -> None:
         self._commit = commit
         self._failed = failed
+        self._linger_s = linger_s
+        self._hurry = threading.Event()
         self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
         self._settled = threading.Condition()
         self._put = 0
@@ -55,6 +60,7 @@ class GroupCommit(Generic[T]):
         """Wait until everything that was put so far is committed; False when that took too long."""
         with self._settled:
             target = self._put
+            self._hurry.set()
             return self._settled.wait_for(lambda: self._done >= target, timeout_s)
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -63,6 +69,7 @@ class GroupCommit(Generic[T]):
             if self._closed:
                 return
             self._closed = True
+            self._hurry.set()
             self._queue.put(None)
         self._thread.join(timeout_s)
 
@@ -70,6 +77,9 @@ class GroupCommit(Generic[T]):
         last = False
         while not last:
             waiting = [self._queue.get()]
+            if self._linger_s:
+                self._hurry.wait(self._linger_s)
+                self._hurry.clear()
             while len(waiting) < LARGEST and waiting[-1] is not None and not self._queue.empty():
                 waiting.append(self._queue.get())
             records = [record for record in waiting if record is not None]

@@ -48,6 +48,7 @@ ROUND_KEYS = ("num-server-rounds", "num-rounds", "num_rounds", "num_server_round
 """Names under which apps keep their number of rounds; `--rounds` sets the one the app has."""
 
 STOP_GRACE_S = 10.0
+EVENTS_LINGER_S = 0.05
 _PAGE = 1000
 ACTIVE = ("pending", "running")
 
@@ -96,7 +97,7 @@ class RunSupervisor:
         self._active: dict[int, _Active] = {}
         self._lock = threading.RLock()
         self._events = threading.Condition()
-        self._ledger = GroupCommit("events", self._record)
+        self._ledger = GroupCommit("events", self._record, linger_s=EVENTS_LINGER_S)
 
     # --- for the admin API
 

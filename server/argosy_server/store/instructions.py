@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import cast
 
-from sqlalchemy import select, update
+from sqlalchemy import CursorResult, Table, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -24,6 +25,11 @@ from argosy_server.store.rows import (
 from argosy_server.store.tables import Instruction
 
 _OPEN = tuple(sorted(OPEN_STATES))
+_ORIGINS = {
+    to: tuple(state.value for state, following in INSTRUCTION_TRANSITIONS.items() if to in following)
+    for to in InstructionState
+}
+_TABLE = cast("Table", Instruction.__table__)
 _MAX_INT = 2**31 - 1
 
 
@@ -124,14 +130,12 @@ class Instructions:
 
 def _moved(session: Session, instruction: str, to: InstructionState, **values: object) -> bool:
     """Follow one transition of the table; the check and the change are one statement."""
-    origins = [state.value for state, following in INSTRUCTION_TRANSITIONS.items() if to in following]
-    statement = (
-        update(Instruction)
-        .where(Instruction.id == instruction, Instruction.state_text.in_(origins))
-        .values(state_text=to.value, **values)
-        .returning(Instruction.id)
+    moved = session.execute(
+        update(_TABLE)
+        .where(_TABLE.c.id == instruction, _TABLE.c.state.in_(_ORIGINS[to]))
+        .values(state=to.value, **values)
     )
-    return session.scalar(statement, execution_options={"synchronize_session": False}) is not None
+    return cast("CursorResult[object]", moved).rowcount == 1
 
 
 def _storable(number: int) -> bool:

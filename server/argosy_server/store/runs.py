@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Unpack, cast
 
-from sqlalchemy import func, select
+from sqlalchemy import Table, func, insert, select
 from sqlalchemy.orm import Session
 
 from argosy_common.clock import Clock
@@ -119,16 +119,19 @@ class Events:
             RunNotFound: one of the runs does not exist; nothing was added.
         """
         now = self._clock.wall()
-        numbers = []
+        numbers: list[int] = []
         with self._database.write() as session:
             last: dict[int, int] = {}
             for run in sorted({run for run, _, _ in events}):
                 _find(session, run, lock=True)
                 last[run] = session.scalar(select(func.max(Event.seq)).where(Event.run == run)) or 0
+            rows = []
             for run, name, data in events:
                 last[run] += 1
                 numbers.append(last[run])
-                session.add(Event(run=run, seq=last[run], at=now, name=name, data=data))
+                rows.append({"run": run, "seq": last[run], "at": now, "name": name, "data": data})
+            # plain rows into the table: a run writes many, and nobody needs them as objects
+            session.execute(insert(cast("Table", Event.__table__)), rows)
         return numbers
 
     def after(self, run: int, seq: int = 0, limit: int = 1000) -> list[EventRow]:

@@ -37,19 +37,21 @@ test: $(VENV)/.dev ## the default test suite (under 8 minutes on two cores)
 test-slow: $(VENV)/.dev ## the longer tests
 	$(BIN)/pytest -m slow --timeout 900
 
-lint: $(VENV)/.dev ## ruff, mypy --strict, the layers, and that docs/errors.md is up to date
+lint: $(VENV)/.dev ## ruff, mypy --strict, the layers, and that the generated pages of docs/ are up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m argosy_common.errors | diff -u docs/errors.md -
+	$(BIN)/python -m docs.state_machines | diff -u docs/state-machines.md -
 
 format: $(VENV)/.dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.dev ## make docs/errors.md from the error tree
+docs: $(VENV)/.dev ## make docs/errors.md and docs/state-machines.md from the tables in code
 	$(BIN)/python -m argosy_common.errors > docs/errors.md
+	$(BIN)/python -m docs.state_machines > docs/state-machines.md
 
 bench: $(VENV)/.dev ## every benchmark; QUICK=--quick for the short form
 	$(BIN)/python -m benchmarks.transfer $(QUICK)

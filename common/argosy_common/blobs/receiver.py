@@ -18,6 +18,10 @@ ACK_BITMAP = 4096
 """The bytes that `ChunkAck.more` may have."""
 
 
+SMALL = 4
+"""Chunks of a blob whose last chunk is not acknowledged by itself."""
+
+
 class ReceiverState(Enum):
     """Where a receiver stands."""
 
@@ -122,7 +126,8 @@ class Receiver:
             self._silence.heard(now)
         if have.full:
             self._move(ReceiverEvent.WHOLE)
-            return SendAck(have.upto, b""), Check()
+            # a small blob is checked and synced in a moment: its `Done` says all that an acknowledgement would
+            return (Check(),) if have.upto <= SMALL else (SendAck(have.upto, b""), Check())
         if ack_now or not in_order:
             return (SendAck(have.upto, have.pack_above(ACK_BITMAP)),)
         return ()

@@ -1,18 +1,21 @@
 """An `ArrayRecord` as one blob, written and read without ever being whole in memory.
 
 Layout: magic and version (8 bytes), length of the header (u32, big-endian), the header (msgpack: one
-`[key, dtype, shape, stype, length]` an array), then the arrays' serialised bytes in that order. Equal records give
-equal bytes, so the digest names the model. Reading trusts nothing: every length is checked against the file, and a
-numpy array's own header against what the outer one says, before any memory is taken.
+`[key, dtype, shape, stype, length]` an array), then the arrays' serialised bytes in that order. A `.npy` file whose own
+header says no more than ours travels without it, under the stype `RAW`: in a model of many small arrays those headers
+are a good part of all bytes. Equal records give equal bytes, so the digest names the model. Reading trusts nothing:
+every length is checked against the file, and a numpy array's own header against what the outer one says, before any
+memory is taken.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,10 @@ MAX_ARRAYS = 16_384
 MAX_HEADER = 8 * 1024 * 1024
 MAX_DIMENSIONS = 32
 MAX_NAME = 1024
+
+RAW = "raw"
+"""The stype, in this format only, of a `.npy` file that travels without its header."""
+_RAW_KINDS = "biufc"
 
 _MAGIC = b"ARGARR\x00\x01"
 _PREFIX = struct.Struct(">8sI")
@@ -95,15 +102,32 @@ class StoredArray(Array):
     The file must stay; whoever holds the arrays keeps the blob pinned. Assigning to a field takes it off the file.
     """
 
-    def __init__(self, dtype: str, shape: tuple[int, ...], stype: str, place: Stretch, home: _Home | None) -> None:
+    def __init__(
+        self,
+        dtype: str,
+        shape: tuple[int, ...],
+        stype: str,
+        place: Stretch,
+        home: _Home | None,
+        *,
+        npy_head: bytes = b"",
+    ) -> None:
+        """Make an array of the bytes at `place`, or of `npy_head` and those bytes."""
         # not super().__init__: it wants the bytes
         self.__dict__.update(dtype=dtype, shape=shape, stype=stype, _place=place, _home=home, _own=None)
+        self.__dict__["_npy_head"] = npy_head
 
     @property
     def place(self) -> Stretch | None:
         """Where the bytes are, or None once the array was changed."""
         place: Stretch | None = self.__dict__["_place"]
         return place
+
+    @property
+    def npy_head(self) -> bytes:
+        """The `.npy` header that stands before the bytes at `place`; empty where they have one of their own."""
+        head: bytes = self.__dict__["_npy_head"]
+        return head
 
     @property
     def home(self) -> _Home | None:
@@ -115,15 +139,20 @@ class StoredArray(Array):
     def data(self) -> bytes:  # type: ignore[override]  # set by __setattr__; not to hold it is what this class is for
         """The serialised bytes, read now; raises `StorageFailed`."""
         place = self.place
-        own: bytes = self.__dict__["_own"] if place is None else place.whole()
-        return own
+        if place is None:
+            own: bytes = self.__dict__["_own"]
+            return own
+        return b"".join((self.npy_head, place.whole())) if self.npy_head else place.whole()
 
     def numpy(self) -> NDArray[Any]:
         """Return a fresh, writable ndarray, read straight from the file; raises like `Array.numpy`."""
         place = self.place
         if place is None or self.stype != NUMPY_STYPE:
             return super().numpy()
-        layout = _npy_layout(place.read(0, min(place.length, _NPY_HEAD)), place.length)
+        if self.npy_head:
+            layout = _NpyLayout(tuple(self.shape), fortran=False, dtype=np.dtype(self.dtype), start=0)
+        else:
+            layout = _npy_layout(place.read(0, min(place.length, _NPY_HEAD)), place.length)
         array: NDArray[Any] = np.empty(layout.shape[::-1] if layout.fortran else layout.shape, layout.dtype)
         if array.nbytes:
             place.read_into(array.reshape(-1).view(np.uint8).data, layout.start)
@@ -133,7 +162,7 @@ class StoredArray(Array):
         """Set a field; the array lives in memory from then on."""
         if name in ("dtype", "shape", "stype", "data"):
             own = value if name == "data" else self.data
-            self.__dict__.update(_own=own, _place=None, _home=None)
+            self.__dict__.update(_own=own, _place=None, _home=None, _npy_head=b"")
         if name == "data":
             name, value = "dtype", self.dtype  # Flower forgets its caches when any field is set
         super().__setattr__(name, value)
@@ -182,7 +211,7 @@ def encode_arrays(record: ArrayRecord) -> bytes:
     return b"".join(_pieces(record, _header(record)))
 
 
-def encoded_pieces(record: ArrayRecord) -> tuple[int, Iterator[bytes]]:
+def encoded_pieces(record: ArrayRecord) -> tuple[int, Iterator[bytes | memoryview]]:
     """Return the encoded record's length, and its bytes piece by piece. Raises `ValueError` like `write_arrays`."""
     header = _header(record)
     return encoded_size(record, len(header)), _pieces(record, header)
@@ -191,7 +220,7 @@ def encoded_pieces(record: ArrayRecord) -> tuple[int, Iterator[bytes]]:
 def encoded_size(record: ArrayRecord, header: int | None = None) -> int:
     """Return how many bytes the encoded record has; `header` is its header's length where that is known."""
     header = len(_header(record)) if header is None else header
-    return _PREFIX.size + header + sum(_length(array) for array in record.values())
+    return _PREFIX.size + header + sum(_length(array) - _npy_head_of(array) for array in record.values())
 
 
 def _header(record: ArrayRecord) -> bytes:
@@ -199,30 +228,62 @@ def _header(record: ArrayRecord) -> bytes:
         raise ValueError(f"{len(record)} arrays in one record; at most {MAX_ARRAYS}")
     rows: list[list[object]] = []
     for key, array in record.items():
-        shape, length = [int(size) for size in array.shape], _length(array)
-        rows.append([key, array.dtype, shape, array.stype, length])
+        shape, head = [int(size) for size in array.shape], _npy_head_of(array)
+        rows.append([key, array.dtype, shape, RAW if head else array.stype, _length(array) - head])
         _check_row(rows[-1])
-        if not (isinstance(array, StoredArray) and array.place):  # else it was checked when it was read
-            _check_numpy(_Row(key, array.dtype, tuple(shape), array.stype, 0, length), array.data[:_NPY_HEAD])
+        if not head and not (isinstance(array, StoredArray) and array.place):  # else it was checked when it was read
+            row = _Row(key, array.dtype, tuple(shape), array.stype, 0, _length(array))
+            _check_numpy(row, array.data[:_NPY_HEAD])
     header: bytes = msgpack.packb(rows, use_bin_type=True)
     if len(header) > MAX_HEADER:
         raise ValueError(f"the names of its arrays take {len(header)} bytes; at most {MAX_HEADER}")
     return header
 
 
-def _pieces(record: ArrayRecord, header: bytes) -> Iterator[bytes]:
+def _pieces(record: ArrayRecord, header: bytes) -> Iterator[bytes | memoryview]:
     yield _PREFIX.pack(_MAGIC, len(header)) + header
     for array in record.values():
         place = array.place if isinstance(array, StoredArray) else None
         if place is None:
-            yield array.data
+            yield memoryview(array.data)[_npy_head_of(array) :]
         else:
             yield from place.pieces()
 
 
 def _length(array: Array) -> int:
+    """Return the length of the array's serialised bytes."""
     place = array.place if isinstance(array, StoredArray) else None
-    return len(array.data) if place is None else place.length
+    return len(array.data) if place is None else place.length + _npy_head_of(array)
+
+
+def _npy_head_of(array: Array) -> int:
+    """Return how many bytes at the beginning of the array's serialised bytes need not travel."""
+    if isinstance(array, StoredArray) and array.place is not None:
+        return len(array.npy_head)
+    if array.stype != NUMPY_STYPE:
+        return 0
+    head = npy_head(array.dtype, tuple(array.shape))
+    fits = bool(head) and len(array.data) == len(head) + _raw_length(array.dtype, array.shape)
+    return len(head) if fits and array.data.startswith(head) else 0
+
+
+@functools.lru_cache(maxsize=4096)
+def npy_head(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the header that `numpy.save` writes for a C-ordered array of plain numbers; empty for any other dtype."""
+    try:
+        plain = np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):
+        return b""
+    if plain.kind not in _RAW_KINDS or str(plain) != dtype:
+        return b""
+    stream = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(plain), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, described)
+    return stream.getvalue()
+
+
+def _raw_length(dtype: str, shape: Sequence[int]) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _untouched(record: ArrayRecord) -> _Home | None:
@@ -241,8 +302,10 @@ def _release(record: ArrayRecord, header: int, ref: BlobRef, path: Path) -> None
     home = _Home(ref, tuple(record))
     offset = _PREFIX.size + header
     for key, array in list(record.items()):
-        place = Stretch(path, offset, _length(array))
-        record[key] = StoredArray(array.dtype, tuple(array.shape), array.stype, place, home)
+        head = _npy_head_of(array)
+        place = Stretch(path, offset, _length(array) - head)
+        kept = npy_head(array.dtype, tuple(array.shape)) if head else b""
+        record[key] = StoredArray(array.dtype, tuple(array.shape), array.stype, place, home, npy_head=kept)
         offset += place.length
 
 
@@ -279,7 +342,9 @@ def stored_record(within: Stretch, ref: BlobRef | None = None) -> ArrayRecord:
     record = ArrayRecord()
     for row in rows:
         place = Stretch(within.path, within.offset + row.offset, row.length)
-        record[row.key] = StoredArray(row.dtype, row.shape, row.stype, place, home)
+        head = npy_head(row.dtype, row.shape) if row.stype == RAW else b""
+        stype = NUMPY_STYPE if head else row.stype
+        record[row.key] = StoredArray(row.dtype, row.shape, stype, place, home, npy_head=head)
     return record
 
 
@@ -288,7 +353,10 @@ def decode_arrays(data: bytes) -> ArrayRecord:
     record = ArrayRecord()
     for row in _parse(lambda start, count: data[start : start + count], len(data)):
         part = data[row.offset : row.offset + row.length]
-        record[row.key] = Array(dtype=row.dtype, shape=row.shape, stype=row.stype, data=part)
+        if row.stype == RAW:
+            part = npy_head(row.dtype, row.shape) + part
+        stype = NUMPY_STYPE if row.stype == RAW else row.stype
+        record[row.key] = Array(dtype=row.dtype, shape=row.shape, stype=stype, data=part)
     return record
 
 
@@ -380,6 +448,12 @@ def _npy_layout(head: bytes, length: int) -> _NpyLayout:
 
 def _check_numpy(row: _Row, head: bytes) -> None:
     """Hold a numpy array's own header against the outer one. Legacy apps leave dtype and shape out, and data empty."""
+    if row.stype == RAW:
+        if not npy_head(row.dtype, row.shape):
+            raise ValueError(f"the array '{row.key[:64]}' has no plain numbers")
+        if _raw_length(row.dtype, row.shape) != row.length:
+            raise ValueError(f"the array '{row.key[:64]}' is not what its header says")
+        return
     if row.stype != NUMPY_STYPE or not row.length:
         return
     layout = _npy_layout(head, row.length)

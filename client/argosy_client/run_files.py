@@ -31,11 +31,11 @@ class RunFiles:
         """Return the folder of the app, unpacked from its bundle in the store the first time.
 
         Raises:
-            AppBundleInvalid, BlobUnknown, DiskFull, StorageFailed: there is no such folder then.
+            AppBundleInvalid, BlobCorrupt, BlobUnknown, DiskFull, StorageFailed: there is no such folder then.
         """
         target = self._apps / bundle.hex
         if not target.is_dir():
-            unpack(self._store.path(bundle.digest), target)
+            unpack(self._store.checked(bundle.digest), target)
             log.info("app.unpacked", digest=bundle.hex)
         return target
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from argosy_common.errors import BlobUnknown, DiskFull, StorageFailed
+from argosy_common.errors import BlobCorrupt, BlobUnknown, DiskFull, StorageFailed
 from argosy_common.files import PRIVATE_FILE, private_folder, sync_folder
 from argosy_common.logs import get_logger
 
@@ -93,6 +93,23 @@ class BlobStore:
             os.utime(path)
         except OSError:
             raise BlobUnknown(peer="this store", digest=digest.hex()) from None
+        return path
+
+    def checked(self, digest: bytes) -> Path:
+        """Return the blob's file as `path` does, after reading it all: for what must not have changed on disk.
+
+        Raises:
+            BlobUnknown: it is not here.
+            BlobCorrupt: it had changed; it is removed, so that it can be had afresh.
+            StorageFailed: it cannot be read or removed.
+        """
+        path = self.path(digest)
+        with storage_errors(path), path.open("rb") as stream:
+            matches = hashlib.file_digest(stream, "sha256").digest() == digest
+        if not matches:
+            log.error("blobs.changed_on_disk", path=path)
+            self.delete(digest)
+            raise BlobCorrupt(digest=digest.hex(), peer="this store")
         return path
 
     def size(self, digest: bytes) -> int:

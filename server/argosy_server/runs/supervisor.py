@@ -106,6 +106,7 @@ class RunSupervisor:
 
         Raises:
             BlobUnknown: the bundle was not uploaded.
+            BlobCorrupt: the bundle changed on disk since it was uploaded; upload it again.
             AppBundleInvalid, AppDirectoryInvalid: it is not an app.
             RunConfigInvalid: a key or value the app does not know.
         """
@@ -113,7 +114,7 @@ class RunSupervisor:
             raise BlobUnknown(peer="the coordinator", digest=bundle.hex)
         staging = self._folder / f"staging-{bundle.hex[:16]}-{threading.get_ident()}"
         try:
-            unpack(self._blobs.path(bundle.digest), staging)
+            unpack(self._blobs.checked(bundle.digest), staging)
             manifest = AppManifest.read(staging)
             fused = fuse_config(manifest.config, _with_rounds(manifest.config, rounds, config))
             run = self._store.runs.create(

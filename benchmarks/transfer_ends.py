@@ -27,7 +27,8 @@ from typing import Any
 
 import uvicorn
 
-from argosy_common.blobs import BlobExchange, BlobRef, BlobStore, TransferOutcome
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
 from argosy_common.clock import SystemClock
 from argosy_common.link import Delivery, Link, LinkSettings, TlsFiles
 from argosy_common.wire import topics

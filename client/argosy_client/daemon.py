@@ -29,7 +29,8 @@ from argosy_client.settings import DeviceSettings, load_settings, shown_name
 from argosy_client.telemetry import Telemetry
 from argosy_client.worker.host import WorkerHost, WorkerLimits
 from argosy_common import logs
-from argosy_common.blobs import BlobExchange, BlobStore
+from argosy_common.blobs import BlobStore
+from argosy_common.blobs.exchange import BlobExchange
 from argosy_common.clock import Clock, SystemClock
 from argosy_common.errors import ArgosyError
 from argosy_common.files import private_folder, write_atomic

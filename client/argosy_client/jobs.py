@@ -22,7 +22,8 @@ from argosy_client.journal import Entry, Journal
 from argosy_client.outbox import Outbox
 from argosy_client.run_files import RunFiles
 from argosy_client.worker.host import WorkerHost, WorkerJob, WorkerResult
-from argosy_common.blobs import BlobExchange, BlobRef, BlobStore, TransferOutcome
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
 from argosy_common.clock import Clock
 from argosy_common.errors import (
     ArgosyError,

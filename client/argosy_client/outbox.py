@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from argosy_client.gateway import COORDINATOR, Gateway
 from argosy_client.instruction import State
 from argosy_client.journal import Entry
-from argosy_common.blobs import BlobExchange, BlobRef, BlobStore, TransferOutcome
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
 from argosy_common.clock import Clock
 from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import Reply

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from argosy_common.blobs import BlobExchange, BlobRef, BlobStore, TransferOutcome
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
 from argosy_common.clock import Clock
 from argosy_common.errors import ArgosyError, DeviceLost, ReplyTimedOut, TransferRefused, error_from_wire
 from argosy_common.logs import get_logger

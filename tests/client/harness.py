@@ -21,7 +21,8 @@ from argosy_client.commands import read_status
 from argosy_client.identity import Enrolment
 from argosy_client.settings import load_settings
 from argosy_common import x509
-from argosy_common.blobs import BlobExchange, BlobRef, BlobStore
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.blobs.exchange import BlobExchange
 from argosy_common.bundle import pack
 from argosy_common.clock import SystemClock
 from argosy_common.enrolment import BrokerAddress

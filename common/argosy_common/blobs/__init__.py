@@ -1,6 +1,8 @@
-"""Content-addressed blobs, and their resumable transfer in chunks between peers (specs/transport.md, "Blobs")."""
+"""Content-addressed blobs, and their resumable transfer in chunks between peers (specs/transport.md, "Blobs").
 
-from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
+This name stays light, for the processes that host apps: it brings the store alone. Transfers are in `exchange`.
+"""
+
 from argosy_common.blobs.store import BlobRef, BlobStore, BlobWriter
 
-__all__ = ["BlobExchange", "BlobRef", "BlobStore", "BlobWriter", "TransferOutcome"]
+__all__ = ["BlobRef", "BlobStore", "BlobWriter"]

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from argosy_common.blobs import BlobExchange, BlobRef, BlobStore, TransferOutcome
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
 from argosy_common.errors import ArgosyError
 from argosy_common.wire.bodies import KINDS, Body, Offer
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from argosy_common.blobs import BlobExchange, BlobStore
+from argosy_common.blobs import BlobStore
+from argosy_common.blobs.exchange import BlobExchange
 from argosy_common.blobs.pacing import MAX_WINDOW
 from argosy_common.clock import SystemClock
 from argosy_common.link import Delivery, Link

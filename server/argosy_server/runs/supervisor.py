@@ -16,12 +16,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.blobs.store import storage_errors
 from argosy_common.bundle import AppManifest, fuse_config, unpack
 from argosy_common.clock import Clock
 from argosy_common.errors import (
@@ -36,9 +37,9 @@ from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
 from argosy_server.dispatcher import Answer, Dispatcher, Outgoing, RunApp
-from argosy_server.group_commit import GroupCommit
 from argosy_server.registry import Registry
 from argosy_server.runs.live import LiveRun
+from argosy_server.runs.record import End, RunRecord
 from argosy_server.settings import RunsTable
 from argosy_server.store import RunRow, Store
 
@@ -48,7 +49,6 @@ ROUND_KEYS = ("num-server-rounds", "num-rounds", "num_rounds", "num_server_round
 """Names under which apps keep their number of rounds; `--rounds` sets the one the app has."""
 
 STOP_GRACE_S = 10.0
-EVENTS_LINGER_S = 0.05
 _PAGE = 1000
 ACTIVE = ("pending", "running")
 
@@ -96,8 +96,7 @@ class RunSupervisor:
         self._log_level = log_level
         self._active: dict[int, _Active] = {}
         self._lock = threading.RLock()
-        self._events = threading.Condition()
-        self._ledger = GroupCommit("events", self._record, linger_s=EVENTS_LINGER_S)
+        self._record = RunRecord(store, clock=clock)
 
     # --- for the admin API
 
@@ -126,12 +125,21 @@ class RunSupervisor:
                 run_config=fused,
                 options={**options, "rounds": rounds},
             )
-            folder = private_folder(self.folder(run))
-            staging.replace(folder / "app")
+            try:
+                with storage_errors(self.folder(run)):
+                    staging.replace(private_folder(self.folder(run)) / "app")
+                self._spawn(self._store.runs.get(run), rounds)
+            except ArgosyError as error:
+                self._never_began(run, error)
+                raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        self._spawn(self._store.runs.get(run), rounds)
         return run
+
+    def _never_began(self, run: int, error: ArgosyError) -> None:
+        """Call a run failed that could not be started; on a thread, since whoever wanted it is told at once."""
+        end = End("failed", error, None, None)
+        threading.Thread(target=self._record.end, args=[run, end], name=f"run-{run}", daemon=True).start()
 
     def stop(self, run: int) -> None:
         """Ask a run to stop, and kill it if it does not within the grace; nothing if it is over.
@@ -177,28 +185,9 @@ class RunSupervisor:
             after = page[-1].seq
         return view
 
-    def event(self, run: int, name: str, data: dict[str, Any]) -> None:
-        """Record an event of a run and wake those who wait for one."""
-        self._ledger.put((run, name, data))
-
-    def _record(self, events: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
-        self._store.events.append_many(events)
-        self._wake()
-
-    def _wake(self) -> None:
-        with self._events:
-            self._events.notify_all()
-
     def wait_event(self, run: int, after: int, timeout_s: float) -> bool:
         """Wait until `run` has an event later than `after`; False when the time is over."""
-        deadline = self._clock.monotonic() + timeout_s
-        with self._events:
-            while not self._store.events.after(run, after, 1):
-                left = deadline - self._clock.monotonic()
-                if left <= 0:
-                    return False
-                self._events.wait(left)
-        return True
+        return self._record.wait(run, after, timeout_s)
 
     # --- life
 
@@ -210,10 +199,7 @@ class RunSupervisor:
                 self._store.instructions.cancel_run(row.id)
                 self._store.instructions.drop_payloads(row.id)
                 self._dispatcher.bury(row.id)
-                wire = RunInterrupted(run=row.id).to_wire()
-                data = {"status": "failed", "error": wire, "seconds": None, "final_model": None}
-                self._store.events.append(row.id, "run-finished", data)
-                self._store.runs.update(row.id, status="failed", error=wire, finished_at=self._clock.wall())
+                self._record.end(row.id, End("failed", RunInterrupted(run=row.id), None, None))
                 log.warning("run.interrupted", run=row.id)
         self._sweep(rows)
 
@@ -229,6 +215,7 @@ class RunSupervisor:
 
     def close(self) -> None:
         """Stop all runs; bounded."""
+        self._record.closing()
         with self._lock:
             active = list(self._active.values())
         for each in active:
@@ -239,11 +226,15 @@ class RunSupervisor:
             self._kill(each)
         for each in active:
             each.watcher.join(STOP_GRACE_S)
-        self._ledger.close()
+        self._record.close()
 
     def _spawn(self, row: RunRow, rounds: int | None) -> None:
-        ours, theirs = Channel.pair()
         folder = self.folder(row.id)
+        self._store.runs.update(row.id, status="running", started_at=self._clock.wall())
+        with storage_errors(folder):
+            output = self.log_path(row.id).open("ab")
+        self._record.event(row.id, "run-started", {"app": row.app_name, "rounds": rounds, "strategy": None})
+        ours, theirs = Channel.pair()
         bundle = BlobRef(bytes.fromhex(row.app_digest), row.app_size)
         environment = {
             **os.environ,
@@ -255,7 +246,7 @@ class RunSupervisor:
             "MALLOC_MMAP_THRESHOLD_": "1048576",
             "MALLOC_TRIM_THRESHOLD_": "1048576",
         }
-        with theirs, self.log_path(row.id).open("ab") as output:
+        with theirs, output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "argosy_server.runs.process"],
                 cwd=folder,
@@ -270,28 +261,27 @@ class RunSupervisor:
         active = _Active(row.id, process, ours, app, self._clock.monotonic())
         with self._lock:
             self._active[row.id] = active
-        self._store.runs.update(row.id, status="running", started_at=self._clock.wall())
-        self.event(row.id, "run-started", {"app": row.app_name, "rounds": rounds, "strategy": None})
         self._dispatcher.listen(row.id, lambda answer: self._forward(active, answer))
-        ours.send(
-            {
-                "log_level": self._log_level,
-                "run": row.id,
-                "store": str(self._blobs.root),
-                "bundle": bundle.digest,
-                "folder": str(folder),
-                "server_app": row.server_app,
-                "run_config": row.run_config,
-                "rounds": rounds,
-                "grid": {
-                    "device_wait_s": self._settings.device_wait_s,
-                    "reply_timeout_s": self._settings.reply_timeout_s,
-                    "check_arrays": self._settings.check_arrays,
-                },
-            }
-        )
         active.watcher = threading.Thread(target=self._watch, args=[active], name=f"run-{row.id}", daemon=True)
         active.watcher.start()
+        with contextlib.suppress(OSError):  # it died at once, which its watcher sees
+            ours.send(
+                {
+                    "log_level": self._log_level,
+                    "run": row.id,
+                    "store": str(self._blobs.root),
+                    "bundle": bundle.digest,
+                    "folder": str(folder),
+                    "server_app": row.server_app,
+                    "run_config": row.run_config,
+                    "rounds": rounds,
+                    "grid": {
+                        "device_wait_s": self._settings.device_wait_s,
+                        "reply_timeout_s": self._settings.reply_timeout_s,
+                        "check_arrays": self._settings.check_arrays,
+                    },
+                }
+            )
         log.info("run.started", run=row.id, app=row.app_name, pid=process.pid)
 
     # --- the run process's requests
@@ -390,7 +380,7 @@ class RunSupervisor:
     def _note(self, active: _Active, name: str, data: dict[str, Any]) -> None:
         with self._lock:
             active.live.apply(name, data)
-        self.event(active.run, name, data)
+        self._record.event(active.run, name, data)
 
     # --- the end of a run
 
@@ -407,19 +397,12 @@ class RunSupervisor:
             self._kill(active)
             code = active.process.wait(STOP_GRACE_S)
         status, error, final = self._outcome(active, code)
-        self._dispatcher.close_run(active.run)
+        self._record.insist(lambda: self._dispatcher.close_run(active.run), f"the end of run {active.run}")
         with self._lock:
             held = set(active.held)
         self._release(active, held - {bytes.fromhex(final) if final else b""})
-        wire = error.to_wire() if error else None
         seconds = self._clock.monotonic() - active.started_at
-        data = {"status": status, "error": wire, "seconds": seconds, "final_model": final}
-        # the events first: who sees the run over may then count on having them all
-        self.event(active.run, "run-finished", data)
-        self._ledger.flush(STOP_GRACE_S)
-        now = self._clock.wall()
-        self._store.runs.update(active.run, status=status, error=wire, final_model=final, finished_at=now)
-        self._wake()
+        self._record.end(active.run, End(status, error, final, seconds))
         with self._lock:
             self._active.pop(active.run, None)
         active.channel.close()

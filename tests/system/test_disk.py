@@ -1,0 +1,202 @@
+"""Full disks and broken files: named, survived, and gone on from once there is room."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from argosy_common.bundle import pack
+from argosy_common.errors import BlobCorrupt, DiskFull
+from argosy_server.local_fleet import LocalFleet, wait_until
+from tests.fleets import data_of
+
+pytestmark = pytest.mark.timeout(180)
+
+MB = 1_000_000
+DISK = 64 * MB
+Notes = Callable[[str], list[tuple[str, int]]]
+FleetMaker = Callable[..., LocalFleet]
+
+
+class SmallDisk:
+    """A file system of its own, of DISK bytes, at `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+
+    @contextmanager
+    def room(self, left: int) -> Iterator[None]:
+        """Fill it up but for `left` bytes."""
+        ballast = self.folder / "ballast"
+        with ballast.open("wb", buffering=0) as stream, contextlib.suppress(OSError):  # a daemon took the last page
+            while (free := shutil.disk_usage(self.folder).free - left) > 0:
+                stream.write(bytes(min(free, MB)))
+        try:
+            yield
+        finally:
+            ballast.unlink()
+
+    def unmount(self) -> None:
+        """Take it away, also from under files that are still open."""
+        command = ["umount", "--lazy", str(self.folder)]
+        subprocess.run(command, check=True)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path], SmallDisk]]:
+    """Return a function that mounts a small file system at a folder."""
+    disks: list[SmallDisk] = []
+
+    def make(folder: Path) -> SmallDisk:
+        disks.append(SmallDisk(folder))
+        return disks[-1]
+
+    yield make
+    for disk in disks:
+        disk.unmount()
+
+
+def errors(fleet: LocalFleet, run: int) -> list[tuple[int, str]]:
+    """Return round and code of the errors that devices answered to train."""
+    return [(d["round"], d["error"]["code"]) for d in data_of(fleet, run, "device-reply", phase="train") if d["error"]]
+
+
+def finished(fleet: LocalFleet, run: int) -> None:
+    """Wait for the run to finish, with replies of all devices."""
+    row = fleet.wait_run(run, 60)
+    assert row["status"] == "finished", row["error"]
+    assert all(data["replied"] == data["sent"] for data in data_of(fleet, run, "phase-finished"))
+
+
+@pytest.fixture
+def tight_device(
+    small_disk: Callable[[Path], SmallDisk], make_fleet: FleetMaker
+) -> Iterator[tuple[LocalFleet, SmallDisk]]:
+    """Two devices, of which d1 has a disk of its own."""
+    fleet = make_fleet(2, start=False)
+    disk = small_disk(fleet.device_folder("d1"))
+    fleet.start()
+    yield fleet, disk
+    fleet.stop()
+
+
+def test_a_device_with_a_full_disk_says_so_and_works_again_once_there_is_room(
+    tight_device: tuple[LocalFleet, SmallDisk], lab: Path
+) -> None:
+    fleet, disk = tight_device
+    model = {"floats": "2000000", "timeout": "90"}  # 8 MB
+    finished(fleet, fleet.run(lab, rounds=1))
+    # no room for the journal; none for the model; for the model and not for what was trained
+    for left in (0, 2 * MB, 12 * MB):
+        with disk.room(left):
+            run = fleet.run(lab, rounds=1, config=model)
+            assert fleet.wait_run(run, 60)["status"] == "finished"  # the other device's reply is valid
+        assert errors(fleet, run) == [(1, "disk-full")], left
+    finished(fleet, fleet.run(lab, rounds=2, config=model))
+    assert fleet.processes["d1"].poll() is None
+
+
+@pytest.fixture
+def tight_coordinator(
+    small_disk: Callable[[Path], SmallDisk], make_fleet: FleetMaker, tmp_path: Path
+) -> Iterator[tuple[LocalFleet, SmallDisk]]:
+    """One device, and a coordinator with a disk of its own."""
+    disk = small_disk(tmp_path / "fleet0" / "coordinator")
+    fleet = make_fleet(1)
+    yield fleet, disk
+    fleet.stop()
+
+
+def test_a_coordinator_with_a_full_disk_says_so_and_works_again_once_there_is_room(
+    tight_coordinator: tuple[LocalFleet, SmallDisk], lab: Path, notes: Notes
+) -> None:
+    fleet, disk = tight_coordinator
+    one = {"min-nodes": "1"}
+    with disk.room(0), pytest.raises(DiskFull):
+        fleet.run(lab, rounds=1, config=one)  # the bundle finds no room
+    finished(fleet, fleet.run(lab, rounds=1, config=one))
+    with disk.room(0), pytest.raises(DiskFull):
+        fleet.run(lab, rounds=1, config=one)  # the bundle is there; the run's row finds no room
+    finished(fleet, fleet.run(lab, rounds=1, config=one))
+    # full in the middle of a round: the model finds no room
+    run = fleet.run(lab, rounds=3, config={**one, "floats": "2000000", "train-seconds": "2"})
+    before = len(notes("d1"))
+    wait_until(lambda: len(notes("d1")) > before, 60, "d1 to train")
+    with disk.room(2 * MB):
+        row = fleet.wait_run(run, 60)
+        assert (row["status"], row["error"]["code"]) == ("failed", "no-valid-reply")
+        assert "is full" in row["error"]["message"]
+    finished(fleet, fleet.run(lab, rounds=1, config=one))
+
+
+def test_a_run_that_ends_while_the_disk_is_full_is_over_once_there_is_room(
+    tight_coordinator: tuple[LocalFleet, SmallDisk], lab: Path, notes: Notes
+) -> None:
+    fleet, disk = tight_coordinator
+    run = fleet.run(lab, rounds=2, config={"min-nodes": "1", "train-seconds": "1"})
+    wait_until(lambda: bool(notes("d1")), 60, "d1 to train")
+    log = fleet.log_path("coordinator")
+    with disk.room(0), fleet.client() as client:
+        wait_until(lambda: "answer_not_recorded" in log.read_text(), 60, "an answer that finds no room")
+        with pytest.raises(DiskFull):
+            client.post(f"runs/{run}/stop")  # it stops all the same; what finds no room is the record of who did it
+        wait_until(lambda: f"the end of run {run}" in log.read_text(), 60, "the end of the run")
+    assert fleet.wait_run(run, 60)["status"] == "stopped"
+    assert data_of(fleet, run, "run-finished", status="stopped")
+    finished(fleet, fleet.run(lab, rounds=1, config={"min-nodes": "1"}))
+    with fleet.client() as client:
+        assert client.get("health")["runs_active"] == []
+
+
+def stored_bundle(folder: Path) -> Path:
+    """Return the file of the only app bundle in a blob store."""
+    return next(path for path in (folder / "blobs" / "sha256").iterdir() if zipfile.is_zipfile(path))
+
+
+def trap(lab: Path, folder: Path, marker: Path) -> bytes:
+    """Return a valid bundle, of the lab app with a module that leaves a mark when it is imported."""
+    app = folder / "trap"
+    shutil.copytree(lab, app)
+    (app / "lab" / "__init__.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    return pack(app)
+
+
+def test_a_bundle_that_changed_on_disk_is_refused_by_name_and_no_code_of_it_runs(
+    make_fleet: FleetMaker, lab: Path, tmp_path: Path
+) -> None:
+    fleet = make_fleet(1)
+    one, marker = {"min-nodes": "1"}, tmp_path / "it-ran"
+    forged = trap(lab, tmp_path, marker)
+    finished(fleet, fleet.run(lab, rounds=1, config=one))
+    coordinators, devices = fleet.folder / "coordinator", fleet.device_folder("d1")
+    wait_until(lambda: not list((devices / "apps").iterdir()), 20, "the device to drop the first run's app")
+    digest = stored_bundle(coordinators).name
+    size = stored_bundle(coordinators).stat().st_size
+    for change in (lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:], lambda _data: forged):
+        # on the device: its answer names it, and the next attempt fetches the bundle again
+        file = devices / "blobs" / "sha256" / digest
+        file.write_bytes(change(file.read_bytes()))
+        row = fleet.wait_run(fleet.run(lab, rounds=1, config=one), 60)
+        assert (row["status"], row["error"]["code"]) == ("failed", "no-valid-reply")
+        assert "does not match its SHA-256" in row["error"]["message"]
+        finished(fleet, fleet.run(lab, rounds=1, config=one))
+        # on the coordinator, before a run: it does not start, and uploading the app again heals it
+        file = coordinators / "blobs" / "sha256" / digest
+        file.write_bytes(change(file.read_bytes()))
+        with fleet.client() as client, pytest.raises(BlobCorrupt):
+            client.post("runs", {"bundle": digest, "size": size, "config": one})
+        finished(fleet, fleet.run(lab, rounds=1, config=one))
+        wait_until(lambda: not list((devices / "apps").iterdir()), 20, "the device to drop the app")
+    assert not marker.exists()

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
 from argosy_common.files import write_atomic
@@ -43,7 +43,9 @@ class DeviceSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="ARGOSY_DEVICE_")
 
-    state_dir: Path = Field(default_factory=default_state_dir)
+    state_dir: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
+        default_factory=default_state_dir
+    )
     """Keys, certificate, journal, blobs: everything that the device keeps."""
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
     """What people call this board; absent: the name it joined with, or its host name."""

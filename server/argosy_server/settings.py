@@ -30,7 +30,8 @@ from argosy_server.paths import SOCKET_NAME, default_state_dir
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """0 lets the operating system choose a free one."""
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
+"""A site is a part of every topic, so its name is lower-case letters, digits and inner hyphens."""
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
 LONGEST_SOCKET_PATH = 107
@@ -114,7 +115,7 @@ class CoordinatorSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="ARGOSY_COORDINATOR_")
 
-    site: Name = "default"
+    site: SiteName = "default"
     state_dir: Path = Field(default_factory=default_state_dir)
     socket: Path | None = None
     database: str | None = None

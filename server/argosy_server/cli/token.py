@@ -43,7 +43,9 @@ def create(
     ttl: Annotated[
         int, typer.Option(parser=parse_ttl, metavar="TIME", help="How long it is good for: 90s, 30m, 1h, 7d.")
     ] = "1h",  # type: ignore[assignment]  # the parser makes it the int
-    site: Annotated[str, typer.Option(help="The site its devices belong to.")] = "default",
+    site: Annotated[
+        str | None, typer.Option(help="The site its devices belong to.", show_default="the coordinator's")
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for its devices; repeat it.")] = None,
     socket: SocketOption = None,
     json: JsonOption = False,

@@ -101,7 +101,7 @@ class RowsCoordinator:
         self.store.runs.update(run, status=status, error=error, final_model=model)
 
     def health(self) -> Mapping[str, object]:
-        return {"version": "0.1.0"}
+        return {"version": "0.1.0", "site": "default"}
 
     def presence(self, device: str) -> Mapping[str, object]:
         return self.present.get(device, {"online": False, "doing": "", "heartbeat": {}, "since": None})

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, ConsoleDimensions
 
+from argosy_common.errors import WorkerDied
 from argosy_server.cli.watch.plain import line
 from argosy_server.cli.watch.progress import RunProgress, headline
 from argosy_server.cli.watch.view import RunView
@@ -114,3 +115,21 @@ def test_any_events_can_be_told_and_drawn_on_any_screen(
     view.live = [{"device": f"d{number}", "doing": "training"} for number in range(12)]
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
     console.print(view.drawn(ConsoleDimensions(width, height)))
+
+
+def test_phases_outside_rounds_are_shown_under_zero() -> None:
+    progress = RunProgress({"run": 1, "app": "digits", "status": "running"})
+    query = {"round": None, "phase": "query"}
+    reply = {**query, "device": "d", "seconds": 0.1, "error": WorkerDied(why="SIGKILL").to_wire()}
+    events = (
+        ("phase-started", {**query, "devices": ["d"]}),
+        ("device-reply", reply),
+        ("phase-finished", {**query, "seconds": 0.1, "replied": 0, "failed": 1, "metrics": {}}),
+        ("waiting-for-devices", {"online": 1, "wanted": None}),
+        ("strategy-started", {"strategy": "FedAvg", "rounds": 3}),
+    )
+    for seq, (name, data) in enumerate(events, start=1):
+        progress.apply({"seq": seq, "name": name, "at": "2026-01-01T00:00:00+00:00", "data": data})
+    assert list(progress.rounds) == [0]
+    assert (progress.strategy, progress.total) == ("FedAvg", 3)
+    assert progress.failures[0].round == 0

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from argosy_server.api.context import Caller, Context
 from argosy_server.api.views import View, device_view, token_view
+from argosy_server.settings import SiteName
 
 router = APIRouter()
 
@@ -20,7 +21,8 @@ class NewToken(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "default"
+    site: SiteName | None = None
+    """The coordinator's own where it is absent."""
     uses: Annotated[int, Field(ge=1, le=100_000)] = 1
     ttl_s: Annotated[int, Field(ge=1, le=365 * 86400)] = 3600
     tags: Annotated[list[Short], Field(max_length=32)] = []
@@ -30,8 +32,9 @@ class NewToken(BaseModel):
 def create_token(wanted: NewToken, context: Context, caller: Caller) -> View:
     """Make a join token. The answer is the only place where its secret ever appears."""
     store = context.port.store
-    row, text = store.tokens.create(wanted.site, wanted.uses, wanted.ttl_s, wanted.tags)
-    store.audit.write(caller, "token.create", row.id, site=wanted.site, uses=wanted.uses, ttl_s=wanted.ttl_s)
+    site = wanted.site or str(context.port.health()["site"])
+    row, text = store.tokens.create(site, wanted.uses, wanted.ttl_s, wanted.tags)
+    store.audit.write(caller, "token.create", row.id, site=site, uses=wanted.uses, ttl_s=wanted.ttl_s)
     url, pin = context.port.enrolment_endpoint()
     return {**token_view(row), "token": text, "url": url, "pin": pin}
 

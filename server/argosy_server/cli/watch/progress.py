@@ -162,13 +162,13 @@ class RunProgress:
         self.total = data.get("rounds") or self.total
 
     def _waiting(self, data: Data, _: datetime | None) -> None:
-        self.waiting = (int(data.get("online", 0)), int(data.get("wanted", 0)))
+        self.waiting = (int(data.get("online") or 0), int(data.get("wanted") or 0))
 
     def _phase_started(self, data: Data, _: datetime | None) -> None:
         self.waiting = None
         phase = self._phase(data)
         phase.devices = tuple(str(device) for device in data.get("devices", ()))
-        self.current = (int(data.get("round", 0)), phase.name)
+        self.current = (_number(data), phase.name)
 
     def _reply(self, data: Data, _: datetime | None) -> None:
         phase = self._phase(data)
@@ -203,7 +203,7 @@ class RunProgress:
         self.waiting = None
 
     def _round(self, data: Data) -> Round:
-        number = int(data.get("round", 0))
+        number = _number(data)
         return self.rounds.setdefault(number, Round(number))
 
     def _phase(self, data: Data) -> Phase:
@@ -213,6 +213,7 @@ class RunProgress:
 
 _STEPS = {
     "run-started": RunProgress._started,
+    "strategy-started": RunProgress._started,
     "waiting-for-devices": RunProgress._waiting,
     "phase-started": RunProgress._phase_started,
     "device-reply": RunProgress._reply,
@@ -222,12 +223,17 @@ _STEPS = {
 }
 
 
+def _number(data: Data) -> int:
+    """Return the round of an event; what happens outside rounds (an app's own queries) stands under 0."""
+    return int(data.get("round") or 0)
+
+
 def failure(data: Data) -> Failure:
     """Return the failure that a `device-reply` with an error tells."""
     error: Data = data["error"]
     return Failure(
         device=str(data.get("device", "?")),
-        round=int(data.get("round", 0)),
+        round=_number(data),
         phase=str(data.get("phase", "?")),
         code=str(error.get("code", "?")),
         message=str(error.get("message", "")),

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -220,20 +220,17 @@ class LocalFleet:
             return found
 
     def stop(self) -> None:
-        """Stop devices, then the coordinator: first by asking, after a while by force."""
-        order = [name for name in self.processes if name != "coordinator"]
-        for names in (order, ["coordinator"]):
-            mine = [self.processes.pop(name) for name in names if name in self.processes]
-            for process in mine:
-                if process.poll() is None:
-                    process.terminate()
-            deadline = time.monotonic() + STOP_S
-            for process in mine:
-                try:
-                    process.wait(max(0.1, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait(STOP_S)
+        """Stop devices, then the coordinator: first by asking, after a while by force; at once at a second Ctrl-C."""
+        mine, self.processes = self.processes, {}
+        devices = [process for name, process in mine.items() if name != "coordinator"]
+        try:
+            for processes in (devices, [process for process in mine.values() if process not in devices]):
+                _terminate(processes)
+        finally:
+            for process in mine.values():
+                process.kill()
+            for process in mine.values():
+                process.wait(STOP_S)
 
     def _device_environment(self, name: str) -> dict[str, str]:
         device = self.devices[name]
@@ -246,9 +243,14 @@ class LocalFleet:
         return {**self._environment, **_variables("ARGOSY_DEVICE_", settings)}
 
     def _spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        # on another thread, where no Ctrl-C comes between a process's start and its entry among ours
+        with ThreadPoolExecutor(1) as spawner:
+            return spawner.submit(self._start_process, name, command, environment).result()
+
+    def _start_process(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         private_folder(self.log_path(name).parent)
         with self.log_path(name).open("ab") as output:
-            process = subprocess.Popen(
+            process = self.processes[name] = subprocess.Popen(
                 command,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
@@ -257,7 +259,6 @@ class LocalFleet:
                 # Ctrl-C in the terminal is for us alone: we stop them in order
                 start_new_session=True,
             )
-        self.processes[name] = process
         return process
 
 
@@ -292,6 +293,16 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
         if time.monotonic() >= deadline:
             raise TimeoutError(f"waited {timeout_s:.0f} s for {what}")
         time.sleep(POLL_S)
+
+
+def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask processes to end, and wait for them, not longer than `STOP_S` seconds."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + STOP_S
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, deadline - time.monotonic()))
 
 
 def _variables(prefix: str, settings: Mapping[str, object]) -> dict[str, str]:

@@ -24,7 +24,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
         LocalDevice(
             name,
             {"name": name, "notes": str(folder / f"notes-{name}")},
-            {"worker.time_s": 20.0, "worker.memory_mb": 2000},
+            {"worker.time_s": 10.0, "worker.memory_mb": 2000},
         )
         for name in ("d1", "d2")
     ]

@@ -121,7 +121,7 @@ def test_phases_outside_rounds_are_shown_under_zero() -> None:
     progress = RunProgress({"run": 1, "app": "digits", "status": "running"})
     query = {"round": None, "phase": "query"}
     reply = {**query, "device": "d", "seconds": 0.1, "error": WorkerDied(why="SIGKILL").to_wire()}
-    events = (
+    events: tuple[tuple[str, dict[str, Any]], ...] = (
         ("phase-started", {**query, "devices": ["d"]}),
         ("device-reply", reply),
         ("phase-finished", {**query, "seconds": 0.1, "replied": 0, "failed": 1, "metrics": {}}),

@@ -115,16 +115,21 @@ def test_an_impatient_second_ctrl_c_leaves_no_process_behind(up: Callable[..., U
     fleet = up("--devices", "2", "--rounds", "500")
     fleet.wait_told("round 1 train finished")  # the workers are there: no process is being forked just now
     devices = [pid for pid, words in fleet.processes().items() if "argosy_client.cli" in words]
+    assert len(devices) == 2
     for pid in devices:
         os.kill(pid, signal.SIGSTOP)  # so that stopping them takes its time
+    wait_until(lambda: all(map(stands_still, devices)), 20, "the devices to stand still")
     fleet.process.send_signal(signal.SIGINT)
-    wait_until(
-        lambda: bool(devices) and all(is_asked_to_end(pid) for pid in devices), 20, "the devices to be asked to end"
-    )
+    wait_until(lambda: all(map(is_asked_to_end, devices)), 20, "the devices to be asked to end")
     fleet.process.send_signal(signal.SIGINT)
     assert fleet.process.wait(20) == 0
     # killed daemons take their own children with them, each in its time
     wait_until(lambda: fleet.processes() == {}, 20, "all processes to end")
+
+
+def stands_still(pid: int) -> bool:
+    """Tell whether a SIGSTOP has taken effect."""
+    return psutil.Process(pid).status() == psutil.STATUS_STOPPED
 
 
 def is_asked_to_end(pid: int) -> bool:

@@ -16,6 +16,7 @@ from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import (
     KINDS,
     Accept,
+    Accepted,
     Body,
     Cancel,
     ChunkAck,
@@ -41,8 +42,8 @@ CHUNK_EXPIRY_S = 120
 TRANSFER_KINDS: tuple[type[Body], ...] = (Fetch, Offer, Accept, ChunkAck, Done, TransferFailed)
 JOB_KINDS: tuple[type[Body], ...] = (Instruction, Cancel)
 CONTROL_KINDS: tuple[type[Body], ...] = (Received, Rebirth, Refused, *TRANSFER_KINDS)
-UNACKNOWLEDGED: tuple[type[Body], ...] = (ChunkAck, Progress)
-"""Kinds whose loss costs nothing, sent with QoS 0."""
+UNACKNOWLEDGED: tuple[type[Body], ...] = (Accepted, ChunkAck, Progress)
+"""Kinds whose loss costs nothing or is soon asked about, sent with QoS 0."""
 
 B = TypeVar("B", bound=Body)
 

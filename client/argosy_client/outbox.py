@@ -1,7 +1,7 @@
-"""Replies on their way: blobs first, then the reply, again and again until the coordinator says that it has it.
+"""Replies on their way, again and again until the coordinator says that it has them and their blobs.
 
-A reply is in the journal before it comes here. Its content never changes; the figures of its upload are stamped on it
-once, and from then on every copy is the same bytes.
+A reply is in the journal before it comes here and never changes: every copy is the same bytes. It is sent at once,
+beside the offers of its blobs; the receipt comes when the coordinator has them all.
 """
 
 from __future__ import annotations
@@ -33,12 +33,9 @@ class _Letter:
     run: int
     round: int | None
     reply: Reply
-    began: float
+    envelope: Envelope
     left: int
     """Blobs still to be uploaded."""
-    bytes_up: int = 0
-    envelope: Envelope | None = None
-    """Set once the uploads are over."""
     sent_at: float | None = None
     blobs: tuple[BlobRef, ...] = field(default=())
 
@@ -71,31 +68,26 @@ class Outbox:
         self._lock = threading.Lock()
 
     def post(self, entry: Entry, reply: Reply) -> None:
-        """Upload the reply's blobs side by side, then send it, and keep on until its receipt.
+        """Send a reply and upload its blobs side by side, and keep on until its receipt.
 
         What was delivered before is sent as it was then; the coordinator asks for the blobs if it lacks them again.
         """
         blobs = tuple(dict.fromkeys(BlobRef(part.digest, part.size) for part in reply.blobs))
-        letter = _Letter(entry.id, entry.run, entry.round, reply, self._clock.monotonic(), len(blobs), blobs=blobs)
-        if entry.state is State.DELIVERED:
-            letter.left = 0
-            letter.envelope = _enclosed(letter, reply)
+        left = 0 if entry.state is State.DELIVERED else len(blobs)
+        letter = _Letter(entry.id, entry.run, entry.round, reply, _enclosed(entry, reply), left, blobs=blobs)
         with self._lock:
             if entry.id in self._letters:
                 return
             self._letters[entry.id] = letter
         for ref in blobs:
             self._store.pin(ref.digest)
-        if letter.envelope is not None:
-            self._send(letter)
-        elif not blobs:
-            self._seal(letter)
-        else:
+        if left:
             for ref in blobs:
                 self._exchange.send(COORDINATOR, ref, lambda outcome: self._uploaded(letter, outcome))
+        self._send(letter)
 
     def repeat(self, message: str) -> bool:
-        """Send a reply again that is here and uploaded; False if there is none of that id."""
+        """Send a reply again that is here; False if there is none of that id."""
         with self._lock:
             letter = self._letters.get(message)
         if letter is not None:
@@ -106,14 +98,14 @@ class Outbox:
         """The coordinator has the reply: forget it."""
         letter = self._drop(message)
         if letter is not None:
-            self._delivered(message, letter.envelope.body if letter.envelope else letter.reply.pack())
+            self._delivered(message, letter.envelope.body)
 
     def refused(self, envelope_id: str) -> bool:
         """The coordinator cannot read the reply in that envelope, so no copy of it helps: give it up."""
         with self._lock:
             letters = list(self._letters.values())
         for letter in letters:
-            if letter.envelope is not None and letter.envelope.id == envelope_id:
+            if letter.envelope.id == envelope_id:
                 log.error("outbox.reply_refused", message=letter.id)
                 self.received(letter.id)
                 return True
@@ -122,7 +114,7 @@ class Outbox:
     def cancel(self, message: str) -> None:
         """Stop sending a reply that nobody wants any more."""
         letter = self._drop(message)
-        if letter is not None and letter.envelope is None:
+        if letter is not None and letter.left:
             for ref in letter.blobs:
                 self._exchange.cancel(COORDINATOR, ref.digest)
 
@@ -134,7 +126,7 @@ class Outbox:
     @property
     def uploading(self) -> bool:
         """Tell whether blobs are on their way up."""
-        return any(letter.envelope is None for letter in self._all())
+        return any(letter.left for letter in self._all())
 
     def link_up(self) -> None:
         """The link is back: what was sent before may be lost, so send it all."""
@@ -155,25 +147,14 @@ class Outbox:
             return list(self._letters.values())
 
     def _uploaded(self, letter: _Letter, outcome: TransferOutcome) -> None:
-        """One blob is over. If it failed, the reply goes out all the same: the coordinator asks for what it lacks."""
+        """One blob is over. If it failed, the coordinator asks for it again or gives the reply up."""
         if outcome.error is not None:
             log.warning("outbox.upload_failed", message=letter.id, code=outcome.error.code, why=outcome.error.message)
         with self._lock:
-            letter.bytes_up += outcome.wire_bytes
             letter.left -= 1
-            last = letter.left == 0 and letter.id in self._letters
-        if last:
-            self._seal(letter)
-
-    def _seal(self, letter: _Letter) -> None:
-        figures: dict[str, float | int] = {"bytes_up": letter.bytes_up + len(letter.reply.flower)}
-        if letter.blobs:
-            figures["upload_s"] = self._clock.monotonic() - letter.began
-        letter.envelope = _enclosed(letter, letter.reply.model_copy(update=figures))
-        self._send(letter)
 
     def _send(self, letter: _Letter) -> None:
-        if letter.envelope is not None and self._gateway.post_event(letter.envelope, Reply):
+        if self._gateway.post_event(letter.envelope, Reply):
             letter.sent_at = self._clock.monotonic()
 
     def _drop(self, message: str) -> _Letter | None:
@@ -185,13 +166,13 @@ class Outbox:
         return letter
 
 
-def _enclosed(letter: _Letter, reply: Reply) -> Envelope:
+def _enclosed(entry: Entry, reply: Reply) -> Envelope:
     """Return the envelope of a reply; its id follows from the instruction's, so that every copy is the same bytes."""
     return Envelope(
         kind=reply.kind,
         body=reply.pack(),
-        id=hashlib.sha256(f"reply to {letter.id}".encode()).hexdigest()[:32],
-        run=letter.run,
-        round=letter.round,
-        reply_to=letter.id,
+        id=hashlib.sha256(f"reply to {entry.id}".encode()).hexdigest()[:32],
+        run=entry.run,
+        round=entry.round,
+        reply_to=entry.id,
     )

@@ -73,6 +73,10 @@ class Answer:
     device: str
     reply: Reply | None
     error: ArgosyError | None
+    bytes_up: int = 0
+    """Bytes of the reply and its blobs, repetitions included."""
+    upload_s: float = 0.0
+    """From the reply's arrival until its blobs were all here."""
 
 
 @dataclass
@@ -99,6 +103,8 @@ class _Answered:
     reply: Reply | None
     error: ArgosyError | None
     state: InstructionState
+    bytes_up: int = 0
+    upload_s: float = 0.0
 
 
 AnswerListener = Callable[[Answer], None]
@@ -333,7 +339,7 @@ class Dispatcher:
                 return  # a repetition, while its blobs are on their way
             entry.collecting = True
         missing = [ref for part in body.blobs if not self._blobs.has((ref := _ref(part)).digest)]
-        _Collector(self, entry, body, missing).start()
+        _Collector(self, entry, body, missing, len(envelope.body)).start()
 
     def _allow_upload(self, device: str, offer: Offer) -> ArgosyError | None:
         """Devices upload only while they owe an answer, and only what fits."""
@@ -373,10 +379,18 @@ class Dispatcher:
         if self._gateway.post_job(entry.out.device, entry.envelope, expires_s=max(1.0, entry.expires_at - now)):
             entry.sent_at = now
 
-    def _collected(self, entry: _Pending, reply: Reply, failure: ArgosyError | None) -> None:
+    def collected(
+        self, entry: _Pending, reply: Reply, failure: ArgosyError | None, *, bytes_up: int, began: float
+    ) -> None:
         """The reply's blobs are here, or cannot be had."""
         error = failure or (error_from_wire(reply.error.model_dump()) if reply.error else None)
-        self._answer(entry, reply, error, InstructionState.FAILED if error else InstructionState.REPLIED)
+        state = InstructionState.FAILED if error else InstructionState.REPLIED
+        seconds = self.now() - began
+        self._ledger.put(_Answered(entry, reply, error, state, bytes_up=bytes_up, upload_s=seconds))
+
+    def now(self) -> float:
+        """Return the monotonic time."""
+        return self._clock.monotonic()
 
     def _answer(self, entry: _Pending, reply: Reply | None, error: ArgosyError | None, state: InstructionState) -> None:
         """Have the one answer of an instruction recorded; `_record` goes on from there."""
@@ -410,7 +424,16 @@ class Dispatcher:
             listener = self._listeners.get(entry.run)
         self._registry.does(entry.out.device, "idle")
         if listener is not None:
-            listener(Answer(entry.out.id, entry.out.device, answered.reply, answered.error))
+            listener(
+                Answer(
+                    id=entry.out.id,
+                    device=entry.out.device,
+                    reply=answered.reply,
+                    error=answered.error,
+                    bytes_up=answered.bytes_up,
+                    upload_s=answered.upload_s,
+                )
+            )
 
     def _not_recorded(self, answers: Sequence[_Answered], error: Exception) -> None:
         """The database failed: let the devices send their replies again, and deadlines pass again."""
@@ -420,31 +443,39 @@ class Dispatcher:
 
 
 class _Collector:
-    """Fetches the blobs of one reply that were not uploaded with it, then hands the reply on."""
+    """Waits for the blobs of one reply, which its device offers beside it or is asked for; then hands the reply on."""
 
-    def __init__(self, dispatcher: Dispatcher, entry: _Pending, reply: Reply, missing: list[BlobRef]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, entry: _Pending, reply: Reply, missing: list[BlobRef], size: int
+    ) -> None:
         self._dispatcher = dispatcher
         self._entry = entry
         self._reply = reply
         self._missing = missing
         self._left = len(missing)
+        self._began = dispatcher.now()
+        self._bytes = size
         self._failure: ArgosyError | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Fetch all side by side; without any, hand on at once."""
         if not self._missing:
-            self._dispatcher._collected(self._entry, self._reply, None)
+            self._hand_on()
         for ref in self._missing:
             self._dispatcher.exchange.fetch(self._entry.out.device, ref, self._fetched)
 
     def _fetched(self, outcome: TransferOutcome) -> None:
         with self._lock:
             self._left -= 1
+            self._bytes += outcome.wire_bytes
             self._failure = self._failure or outcome.error
             last = self._left == 0
         if last:
-            self._dispatcher._collected(self._entry, self._reply, self._failure)
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        self._dispatcher.collected(self._entry, self._reply, self._failure, bytes_up=self._bytes, began=self._began)
 
 
 def _ref(part: BlobPart) -> BlobRef:

@@ -35,6 +35,7 @@ from argosy_common.wire.bodies import (
     Instruction,
     Offer,
     Progress,
+    Received,
     Refused,
     Reply,
     TransferFailed,
@@ -54,8 +55,8 @@ UPWARD: dict[str, tuple[type[Body], ...]] = {
 }
 """Which kinds a device may publish on which of its topics."""
 
-UNACKNOWLEDGED: tuple[type[Body], ...] = (ChunkAck,)
-"""Kinds whose loss costs nothing, sent with QoS 0."""
+UNACKNOWLEDGED: tuple[type[Body], ...] = (ChunkAck, Received)
+"""Kinds that are asked for again when they are lost, sent with QoS 0."""
 
 _CHUNK_LIFE_S = 120
 """Seconds after which the broker may drop a chunk (specs/transport.md, "Blobs")."""

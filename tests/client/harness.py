@@ -325,9 +325,10 @@ class Harness:
         return self.link.publish(self.names(device).control_down, encode(envelope), qos=1)
 
     def content(self, reply: Reply) -> Any:  # noqa: ANN401  (Flower's record values are a wide union)
-        """Return the Flower content of a reply, whose blobs must be here by now."""
+        """Return the Flower content of a reply, once its blobs are here too."""
         from argosy_common.flower.messages import load_message  # noqa: PLC0415
 
+        assert until(lambda: all(self.store.has(part.digest) for part in reply.blobs))
         return load_message(reply.flower, self.store).content
 
     # --- what is heard -------------------------------------------------------------------------------------------

@@ -165,11 +165,9 @@ class Reply(Body):
     error: ErrorPart | None = None
     fetch_s: Seconds = 0.0
     run_s: Seconds = 0.0
-    upload_s: Seconds = 0.0
     worker_peak_rss: Size = 0
     bytes_down: Size = 0
     """Chunk and envelope bytes received for this instruction."""
-    bytes_up: Size = 0
 
 
 class Refused(Body):

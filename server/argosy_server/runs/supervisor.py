@@ -345,10 +345,10 @@ class RunSupervisor:
             {
                 "fetch_s": reply.fetch_s,
                 "run_s": reply.run_s,
-                "upload_s": reply.upload_s,
+                "upload_s": answer.upload_s,
                 "peak_rss": reply.worker_peak_rss,
                 "bytes_down": reply.bytes_down,
-                "bytes_up": reply.bytes_up,
+                "bytes_up": answer.bytes_up,
             }
             if reply is not None
             else {}

@@ -27,7 +27,7 @@ def test_an_instruction_delivered_again_runs_once_and_gets_the_stored_reply(
     make_fleet: Callable[..., LocalFleet], lab: Path, notes: Callable[[str], list[tuple[str, int]]]
 ) -> None:
     fleet = make_fleet(1)
-    config = {"min-nodes": "1", "train-seconds": "2"}
+    config = {"min-nodes": "1", "train-seconds": "1"}
     run = fleet.run(lab, rounds=2, config=config)
     wait_until(lambda: len(notes("d1")) == 1, 60, "the first training")
     first = notes("d1")[0][0]

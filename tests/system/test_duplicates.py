@@ -28,7 +28,7 @@ def test_an_instruction_delivered_again_runs_once_and_gets_the_stored_reply(
 ) -> None:
     fleet = make_fleet(1)
     config = {"min-nodes": "1", "train-seconds": "1"}
-    run = fleet.run(lab, rounds=2, config=config)
+    run = fleet.run(lab, rounds=3, config=config)
     wait_until(lambda: len(notes("d1")) == 1, 60, "the first training")
     first = notes("d1")[0][0]
     envelope = instruction(fleet, first)
@@ -49,10 +49,10 @@ def test_an_instruction_delivered_again_runs_once_and_gets_the_stored_reply(
         assert set(impostor.answers(Reply, first)) == replies
     row = fleet.wait_run(run, 60)
     assert row["status"] == "finished", row
-    assert [data["metrics"]["mean"] for data in data_of(fleet, run, "central")] == [0.0, 1.0, 2.0]
+    assert [data["metrics"]["mean"] for data in data_of(fleet, run, "central")] == [0.0, 1.0, 2.0, 3.0]
     assert all((data["sent"], data["replied"]) == (1, 1) for data in data_of(fleet, run, "phase-finished"))
     with Impostor(fleet, "d1") as impostor:
         impostor.deliver(envelope)  # of a run that is over: passed over in silence
     assert fleet.wait_run(fleet.run(lab, rounds=1, config=config), 60)["status"] == "finished"
-    assert [number for _, number in notes("d1")] == [1, 2, 1]
+    assert [number for _, number in notes("d1")] == [1, 2, 3, 1]
     assert [message for message, _ in notes("d1")].count(first) == 1

@@ -26,6 +26,7 @@ app = typer.Typer(
     name="argosy-device",
     help="Let this board take part in federated learning.",
     no_args_is_help=True,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -33,10 +34,22 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", envvar="ARGOSY_DEVICE_CONFIG", help="Settings file; /etc/argosy/device.toml if absent."),
 ]
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog that shows how a command is used."""
+    return "\n\n".join(["[dim]Examples[/dim]", *lines])
+
+
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where this device keeps its keys and its work.")]
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "argosy-device join https://10.0.0.5:8444 --token 65a67278.f845… --pin sha256:c7a2…",
+        "argosy-device join https://coordinator:8444 --token … --pin … --name kitchen",
+    )
+)
 def join(  # noqa: PLR0917  (typer declares a command's options as its parameters)
     url: Annotated[str, typer.Argument(help="The coordinator's enrolment address, https://…")],
     token: Annotated[str, typer.Option(help="The join token that `argosy token create` printed.")],
@@ -56,14 +69,14 @@ def join(  # noqa: PLR0917  (typer declares a command's options as its parameter
     Console().print("Start it with: argosy-device run")
 
 
-@app.command()
+@app.command(epilog=examples("argosy-device run", "argosy-device run --config ./device.toml --state-dir ./state"))
 def run(config: Config = None, state_dir: StateDir = None) -> None:
     """Take part, until SIGTERM or Ctrl-C."""
     flags = (("--config", config), ("--state-dir", state_dir))
     raise typer.Exit(run_daemon([word for flag, value in flags if value is not None for word in (flag, str(value))]))
 
 
-@app.command()
+@app.command(epilog=examples("argosy-device status", "argosy-device status --json"))
 def status(
     config: Config = None,
     state_dir: StateDir = None,

@@ -57,7 +57,10 @@ def mosquitto(kind: str) -> Check:
     found = find_mosquitto()
     if kind == "external" or found is not None:
         return Check("mosquitto", ok=True, detail=str(found) if found else "not needed: the broker is external")
-    remedy = "Install the package mosquitto: the embedded broker has no access control and serves this machine only."
+    remedy = (
+        "Install the package mosquitto: the embedded broker checks neither certificates nor topics, so every user of "
+        "this machine can read and write everything, and it serves this machine only."
+    )
     return Check("mosquitto", ok=False, detail="not installed; the embedded broker is used", remedy=remedy)
 
 

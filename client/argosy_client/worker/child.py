@@ -141,7 +141,7 @@ class WorkerChild:
             how = f"killed by {_signal_name(-code)}"
         else:
             how = f"it exited with code {code}"
-        words = self._output.last_words()
+        words = self._output.last_words() if code else ""  # who left in good order has nothing to explain
         return f"{how}; its last words: {words}" if words else how
 
     def _read(self) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import logging
 import os
 import queue
 import signal
@@ -57,6 +58,7 @@ def main() -> None:
     """Serve the parent until it closes the channel."""
     _die_with_parent()
     logs.configure()
+    logging.getLogger("flwr").propagate = False  # it writes to this log itself
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # they are TextIOWrappers here
     Worker(Channel.inherited(), SystemClock()).serve()

@@ -58,7 +58,7 @@ def test_in_a_pipe_each_event_is_one_line_and_a_restart_is_survived(
     devices = [row.device for row in coordinator.store.devices.list()]
     coordinator.tell(run, "run-started", strategy="FedAvg", rounds=3, app="har")
     with watching(environment) as process:
-        read_until(process, "run started: har, FedAvg, 3 rounds\n")
+        read_until(process, "run started: har, 3 rounds\n")
         coordinator.tell_round(run, 1, devices, failing=devices[0])
         lines = read_until(process, "round 1 central accuracy 0.6000")
         assert "round 1 train attic failed: worker-died: The worker died.\n" in lines

@@ -22,11 +22,16 @@ def line(event: Data, name_of: NameOf) -> str:
 
 def _started(data: Data, _: NameOf) -> str:
     rounds = f", {count(int(data['rounds']), 'round')}" if data.get("rounds") else ""
-    return f"run started: {clean(data.get('app', '?'))}, {clean(data.get('strategy') or 'no strategy yet')}{rounds}"
+    return f"run started: {clean(data.get('app', '?'))}{rounds}"
+
+
+def _strategy(data: Data, _: NameOf) -> str:
+    return f"{clean(data.get('strategy') or 'strategy')} started: {count(int(data.get('rounds') or 0), 'round')}"
 
 
 def _waiting(data: Data, _: NameOf) -> str:
-    return f"waiting for devices: {data.get('online')} of {data.get('wanted')} online"
+    wanted = f" of {data['wanted']}" if data.get("wanted") else ""
+    return f"waiting for devices: {data.get('online')}{wanted} online"
 
 
 def _phase_started(data: Data, _: NameOf) -> str:
@@ -64,7 +69,8 @@ def _finished(data: Data, _: NameOf) -> str:
 
 
 def _where(data: Data) -> str:
-    return f"round {data.get('round')} {clean(data.get('phase'))}"
+    number = f"round {data['round']} " if data.get("round") is not None else ""
+    return f"{number}{clean(data.get('phase'))}"
 
 
 def _metrics(data: Data) -> str:
@@ -73,6 +79,7 @@ def _metrics(data: Data) -> str:
 
 _TELL: dict[str, Callable[[Data, NameOf], str]] = {
     "run-started": _started,
+    "strategy-started": _strategy,
     "waiting-for-devices": _waiting,
     "phase-started": _phase_started,
     "device-reply": _reply,

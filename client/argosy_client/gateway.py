@@ -42,8 +42,8 @@ CHUNK_EXPIRY_S = 120
 TRANSFER_KINDS: tuple[type[Body], ...] = (Fetch, Offer, Accept, ChunkAck, Done, TransferFailed)
 JOB_KINDS: tuple[type[Body], ...] = (Instruction, Cancel)
 CONTROL_KINDS: tuple[type[Body], ...] = (Received, Rebirth, Refused, *TRANSFER_KINDS)
-UNACKNOWLEDGED: tuple[type[Body], ...] = (Accepted, ChunkAck, Progress)
-"""Kinds whose loss costs nothing or is soon asked about, sent with QoS 0."""
+UNACKNOWLEDGED: tuple[type[Body], ...] = (*TRANSFER_KINDS, Accepted, Progress)
+"""Kinds whose loss costs nothing, or that are said again by our own timers, and so go with QoS 0."""
 
 B = TypeVar("B", bound=Body)
 

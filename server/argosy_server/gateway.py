@@ -55,8 +55,8 @@ UPWARD: dict[str, tuple[type[Body], ...]] = {
 }
 """Which kinds a device may publish on which of its topics."""
 
-UNACKNOWLEDGED: tuple[type[Body], ...] = (ChunkAck, Received)
-"""Kinds that are asked for again when they are lost, sent with QoS 0."""
+UNACKNOWLEDGED: tuple[type[Body], ...] = (*TRANSFER_KINDS, Received)
+"""Kinds that are said again when they are lost, by our own timers and acknowledgements, and so go with QoS 0."""
 
 _CHUNK_LIFE_S = 120
 """Seconds after which the broker may drop a chunk (specs/transport.md, "Blobs")."""

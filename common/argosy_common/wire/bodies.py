@@ -39,8 +39,8 @@ class Body(BaseModel):
         KINDS[cls.kind] = cls
 
     def pack(self) -> bytes:
-        """Return the wire form."""
-        packed: bytes = msgpack.packb(self.model_dump(exclude_none=True), use_bin_type=True)
+        """Return the wire form; what is as by default is left out."""
+        packed: bytes = msgpack.packb(self.model_dump(exclude_defaults=True), use_bin_type=True)
         return packed
 
     @classmethod

@@ -179,7 +179,7 @@ class Coordinator:
                 lambda: doctor.broker(
                     self._broker.kind, self._address(), connected=self._link.connected, error=self._link.last_error
                 ),
-                lambda: doctor.mosquitto(self._broker.kind),
+                lambda: doctor.access_control(self._broker.kind),
                 lambda: doctor.disk(state),
                 lambda: doctor.state_is_private(state),
                 lambda: doctor.certificate(self.ca.certificate.not_valid_after_utc, now),

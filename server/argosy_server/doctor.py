@@ -52,16 +52,18 @@ def broker(kind: str, address: str, *, connected: bool, error: ArgosyError | Non
     return Check("broker", ok=False, detail=detail, remedy=error.remedy_text if error else "See the coordinator's log.")
 
 
-def mosquitto(kind: str) -> Check:
-    """Is the recommended broker installed?"""
-    found = find_mosquitto()
-    if kind == "external" or found is not None:
-        return Check("mosquitto", ok=True, detail=str(found) if found else "not needed: the broker is external")
+def access_control(kind: str) -> Check:
+    """Does the broker keep devices apart?"""
+    name = "access control"
+    if kind == "external":
+        return Check(name, ok=True, detail="up to the external broker; docs/operating.md has the rules it must enforce")
+    if kind == "mosquitto":
+        return Check(name, ok=True, detail=f"{find_mosquitto()}, by certificate")
     remedy = (
         "Install the package mosquitto: the embedded broker checks neither certificates nor topics, so every user of "
         "this machine can read and write everything, and it serves this machine only."
     )
-    return Check("mosquitto", ok=False, detail="not installed; the embedded broker is used", remedy=remedy)
+    return Check(name, ok=False, detail="none: the embedded broker is used", remedy=remedy)
 
 
 def certificate(not_after: datetime, now: datetime) -> Check:

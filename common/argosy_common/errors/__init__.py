@@ -4,7 +4,7 @@
 its area and exporting it here. Codes and exit codes are never reused.
 """
 
-from argosy_common.errors.base import REGISTRY, ArgosyError, Fault, error_from_wire
+from argosy_common.errors.base import REGISTRY, ArgosyError, Fault, ProgrammingError, error_from_wire
 from argosy_common.errors.device import (
     AppBundleInvalid,
     AppImportFailed,
@@ -38,7 +38,6 @@ from argosy_common.errors.host import (
     CoordinatorUnreachable,
     DiskFull,
     PortInUse,
-    ProgrammingError,
     SettingsInvalid,
     StorageFailed,
 )

@@ -76,10 +76,18 @@ class ArgosyError(Exception):
         }
 
 
+class ProgrammingError(ArgosyError):
+    """Our own bug, met at run time and reported rather than swallowed."""
+
+    code = "programming-error"
+    exit_code = 70
+    fault = Fault.BUG
+    template = "Something happened that Argosy did not foresee: {what}."
+    remedy = "This is a bug in Argosy. Please report it with the log around this moment."
+
+
 def error_from_wire(data: Mapping[str, object]) -> ArgosyError:
     """Rebuild an error that another process or board sent; an unknown code is quoted by a `ProgrammingError`."""
-    from argosy_common.errors.host import ProgrammingError  # noqa: PLC0415  (it derives from this module)
-
     code = str(data.get("code", ""))
     facts = data.get("facts")
     known = REGISTRY.get(code)

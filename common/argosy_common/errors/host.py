@@ -85,13 +85,3 @@ class AdminRequestInvalid(ArgosyError):
     fault = Fault.OPERATOR
     template = "The coordinator refused the request: {why}."
     remedy = "Correct the value it names; if `argosy` made it by itself, bring both to the same version."
-
-
-class ProgrammingError(ArgosyError):
-    """Our own bug, met at run time and reported rather than swallowed."""
-
-    code = "programming-error"
-    exit_code = 70
-    fault = Fault.BUG
-    template = "Something happened that Argosy did not foresee: {what}."
-    remedy = "This is a bug in Argosy. Please report it with the log around this moment."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,6 +117,7 @@ class LocalFleet:
 
     def start_coordinator(self) -> None:
         """Start the coordinator and wait until it answers."""
+        private_folder(self.socket.parent)
         environment = {**self._environment, **_variables("ARGOSY_COORDINATOR_", self._settings)}
         command = [sys.executable, "-m", "argosy_server.cli.coordinator", "run"]
         process = self._spawn("coordinator", command, environment)
@@ -231,6 +233,8 @@ class LocalFleet:
                 process.kill()
             for process in mine.values():
                 process.wait(STOP_S)
+            if self.socket.parent != self.folder.absolute():
+                shutil.rmtree(self.socket.parent, ignore_errors=True)  # a short one of our own
 
     def _device_environment(self, name: str) -> dict[str, str]:
         device = self.devices[name]

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from argosy_common.errors import CoordinatorUnreachable, ProgrammingError
+from argosy_common.errors import CoordinatorUnreachable, DaemonFailed
 from argosy_common.files import private_folder
 from argosy_server.cli.client import AdminClient
 
@@ -124,7 +124,9 @@ class LocalFleet:
 
         def answers() -> bool:
             if process.poll() is not None:
-                raise ProgrammingError(what=f"the coordinator stopped at once: {self.log_tail('coordinator')}")
+                raise DaemonFailed(
+                    daemon="coordinator", why=self.log_tail("coordinator").strip(), log=self.log_path("coordinator")
+                )
             try:
                 with self.client() as client:
                     client.get("health")
@@ -154,7 +156,7 @@ class LocalFleet:
             check=False,
         )
         if done.returncode:
-            raise ProgrammingError(what=f"{name} did not join: {done.stderr.strip()[-2000:]}")
+            raise DaemonFailed(daemon=f"join of {name}", why=done.stderr.strip()[-2000:], log="the coordinator's log")
 
     def start_device(self, name: str) -> None:
         """Start an enrolled device's daemon."""
@@ -322,4 +324,6 @@ def _short_socket(folder: Path) -> Path:
     wanted = folder / "admin.sock"
     if len(os.fsencode(wanted.absolute())) < 100:
         return wanted.absolute()
-    return Path(tempfile.mkdtemp(prefix="argosy-")) / "admin.sock"
+    # the temporary folder may be deep itself
+    root = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"  # noqa: S108  (a private folder in it)
+    return Path(tempfile.mkdtemp(prefix="argosy-", dir=root)) / "admin.sock"

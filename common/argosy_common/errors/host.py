@@ -65,6 +65,16 @@ class BrokerFailedToStart(ArgosyError):
     remedy = "Read {log} for its own words; `argosy doctor` checks the installation."
 
 
+class DaemonFailed(ArgosyError):
+    """A daemon that was started on this machine stopped at once."""
+
+    code = "daemon-failed"
+    exit_code = 18
+    fault = Fault.OPERATOR
+    template = "The {daemon} failed at once: {why}."
+    remedy = "Mend what they name; {log} has the rest."
+
+
 class CoordinatorUnreachable(ArgosyError):
     """The admin socket does not answer."""
 

@@ -113,7 +113,7 @@ class Jobs:
         for entry in unfinished:
             log.info("job.resumed", message=entry.id, run=entry.run, state=entry.state, attempts=entry.attempts)
             if RESUME[entry.state] is Resume.RUN:
-                self._work.put(partial(self._take, entry))
+                self._work.put(partial(self._take, entry, resumed=True))
             else:
                 self._post(entry)
         self._thread.start()
@@ -221,7 +221,7 @@ class Jobs:
         self._host.drop_run(run)
         self._tidy()
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry, *, resumed: bool = False) -> None:
         """Work one instruction off, from the journal to the outbox."""
         current = _Current(entry, self._deadlines.pop(entry.id, None))
         with self._lock:
@@ -229,7 +229,7 @@ class Jobs:
         try:
             if self._stopping.is_set():
                 return
-            current.entry = self._journal.start(entry.id)
+            current.entry = self._journal.start(entry.id, resumed=resumed)
             if current.entry.state is State.RUNNING:  # and not cancelled while it waited
                 self._answer(current, *self._outcome(current))
         except InstructionCancelled:

@@ -139,9 +139,13 @@ class Journal:
             )
             return self._get(message), True
 
-    def start(self, message: str) -> Entry:
-        """Take an instruction up and count the attempt."""
-        with self._transaction(synced=False):
+    def start(self, message: str, *, resumed: bool = False) -> Entry:
+        """Take an instruction up and count the attempt.
+
+        One that was `resumed` after a restart may be what took the board down: that attempt is synced before it begins,
+        or a board that goes down at once each time would never count to the end.
+        """
+        with self._transaction(synced=resumed):
             self._move(message, Event.START)
             self._db.execute("UPDATE instructions SET attempts = attempts + 1 WHERE id = ?", (message,))
             return self._get(message)
@@ -278,6 +282,8 @@ class Journal:
             if getattr(error, "sqlite_errorcode", None) not in _UNUSABLE:
                 raise
             why = str(error)
+        except _Damaged as found:
+            why = str(found)
         except _OtherVersion as found:
             why = f"it has version {found}, not {SCHEMA}"
         log.error("journal.set_aside", path=self._path, why=why)
@@ -297,7 +303,9 @@ class Journal:
                 db.executescript(f"BEGIN; {_TABLES} COMMIT;")
             elif version != SCHEMA:
                 raise _OtherVersion(version)  # noqa: TRY301  (the connection is closed below, for every reason)
-            db.execute("SELECT count(*) FROM instructions").fetchone()
+            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise _Damaged(found)  # noqa: TRY301  (likewise)
         except BaseException:
             db.close()
             raise
@@ -313,6 +321,10 @@ class Journal:
                 for table in ("instructions", "runs", "owner"):
                     self._db.execute(f"DELETE FROM {table}")  # noqa: S608  (constants)
             self._db.execute("INSERT INTO owner (name) VALUES (?)", (owner,))
+
+
+class _Damaged(Exception):
+    """A page of the file is not what it should be."""
 
 
 class _OtherVersion(Exception):

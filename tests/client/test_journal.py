@@ -268,3 +268,28 @@ def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
 def test_the_journal_is_private(tmp_path: Path) -> None:
     opened(tmp_path)
     assert (tmp_path / "journal.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_page_damaged_by_a_power_cut_is_found_at_the_start(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    for number in range(200):
+        receive(journal, f"{number:032x}")
+    journal.close()
+    path = tmp_path / "journal.db"
+    whole = bytearray(path.read_bytes())
+    page = whole.index(f"{7:032x}".encode()) // 4096  # where the rows are, which a count by an index never reads
+    whole[page * 4096 : (page + 1) * 4096] = b"\xa5" * 4096
+    path.write_bytes(whole)
+    assert opened(tmp_path).open() == []
+    assert (tmp_path / "journal.db.damaged").exists()
+
+
+def test_an_attempt_that_follows_a_crash_is_synced_before_it_begins(tmp_path: Path) -> None:
+    """Else a board that goes down at once each time would count nothing and try for ever."""
+    journal = opened(tmp_path)
+    receive(journal)
+    levels: list[str] = []
+    journal._db.set_trace_callback(lambda said: levels.append(said) if "synchronous" in said else None)
+    journal.start(ONE)
+    journal.start(ONE, resumed=True)
+    assert [said.split()[-1] for said in levels] == ["NORMAL", "FULL"]

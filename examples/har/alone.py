@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import TimeoutError as MultiprocessingTimeout
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,22 +26,28 @@ def alone_accuracy(
     config: Mapping[str, Any] | None = None,
     processes: int = 2,
     limit_s: float = LIMIT_S,
+    tell: Callable[[int, float], None] = lambda _subject, _accuracy: None,
 ) -> dict[int, float]:
     """What each person's device reaches by itself: subject → accuracy on the unseen people.
 
     Each trains the same network on the same windows with the same schedule as in the federation, as long as all its
-    rounds together; `config` overrides the app's run configuration. Raises TimeoutError after `limit_s` seconds.
+    rounds together; `config` overrides the app's run configuration; `tell` hears of each as it is done, in order.
+    Raises TimeoutError after `limit_s` seconds.
     """
     settings = {**app_config(), **(config or {})}
     jobs = [(str(data), subject, test_subjects, settings) for subject in subjects]
     # A fresh interpreter for each process: torch's threads do not survive a fork.
     # Leaving the pool ends its processes, also after Ctrl-C, which is for this process to hear.
     with get_context("spawn").Pool(min(processes, len(jobs)), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        try:
-            accuracies = pool.map_async(alone_job, jobs, chunksize=1).get(limit_s)
-        except MultiprocessingTimeout:
-            raise TimeoutError(f"training {len(jobs)} devices alone took longer than {limit_s:.0f} s") from None
-    return dict(zip(subjects, accuracies, strict=True))
+        reached: dict[int, float] = {}
+        ends, results = time.monotonic() + limit_s, pool.imap(alone_job, jobs)
+        for subject in subjects:
+            try:
+                reached[subject] = results.next(max(0.0, ends - time.monotonic()))
+            except MultiprocessingTimeout:
+                raise TimeoutError(f"training {len(jobs)} devices alone took longer than {limit_s:.0f} s") from None
+            tell(subject, reached[subject])
+    return reached
 
 
 def alone_job(job: tuple[str, int, str, dict[str, Any]]) -> float:

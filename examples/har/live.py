@@ -56,7 +56,11 @@ def demonstrate(folder: Path, *, rounds: int | None = None, keep_fleet: bool = F
     say("The same network again, each device alone with its own person's recordings …")
     trained = max(entry["round"] for entry in history)
     with ends_cleanly():
-        alone = alone_accuracy(data, config={"num-server-rounds": trained})
+        alone = alone_accuracy(
+            data,
+            config={"num-server-rounds": trained},
+            tell=lambda subject, accuracy: say(f"  person-{subject:02} alone  {accuracy:.1%}"),
+        )
     result = summary(history, alone)
     (folder / "summary.json").write_text(json.dumps(result, indent=2))
     picture = plot(history, alone, folder / "har.png")

@@ -278,6 +278,7 @@ class Jobs:
         for ref in wanted:
             self._store.pin(ref.digest)
         try:
+            self._store.trim()  # of what the worker put there, unnoticed by our limit; what is wanted now is pinned
             began = self._clock.monotonic()
             bytes_down = self._fetch(current, [ref for ref in wanted if not self._store.has(ref.digest)])
             fetch_s = self._clock.monotonic() - began

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+_BLOCK = 512
+"""The unit of `st_blocks`; a file that was fetched in part is sparse."""
 COPY_STEP = 1024 * 1024
 """Bytes held in memory while a file is copied or hashed."""
 
@@ -64,7 +66,8 @@ class BlobStore:
 
     Args:
         root: the folder; made, private, when missing.
-        max_bytes: over this total, blobs that nobody pinned are removed, least recently used first; None: no bound.
+        max_bytes: over this total, blobs that nobody pinned and fetches that nobody goes on with are removed, least
+            recently used first; None: no bound.
     """
 
     def __init__(self, root: Path, *, max_bytes: int | None = None) -> None:
@@ -191,7 +194,17 @@ class BlobStore:
             file.replace(target)
             target.touch()
             sync_folder(self._blobs)
-        self._evict(keep=ref.digest)
+        self.trim(keep=ref.digest)
+
+    def trim(self, keep: bytes | None = None) -> None:
+        """Remove what is over `max_bytes`, but not the blob `keep`: after other processes have put blobs here, say.
+
+        Raises:
+            StorageFailed: the folder cannot be read or changed.
+        """
+        if self.max_bytes is not None:
+            with storage_errors(self.root):
+                self._trim(self.max_bytes, keep)
 
     def total_bytes(self) -> int:
         """Return the size of all whole blobs together."""
@@ -227,22 +240,32 @@ class BlobStore:
                     entries.append((status.st_mtime_ns, status.st_size, entry.name))
         return sorted(entries)
 
-    def _evict(self, keep: bytes) -> None:
-        if self.max_bytes is None:
-            return
-        entries = self._listing()
-        excess = sum(size for _, size, _ in entries) - self.max_bytes
+    def _trim(self, limit: int, keep: bytes | None) -> None:
+        whole, left = self._listing(), self._leftovers()
+        excess = sum(size for _, size, _ in whole) + sum(size for _, size, _ in left) - limit
         with self._lock:
-            kept = {digest.hex() for digest in self._pins} | {keep.hex()}
-        for _, size, name in entries:
+            kept = {digest.hex() for digest in self._pins} | ({keep.hex()} if keep is not None else set())
+        files = [(used, size, self._blobs / name) for used, size, name in whole if name not in kept]
+        for _, size, path in sorted([*files, *left]):
             if excess <= 0:
                 return
-            if name not in kept:
-                (self._blobs / name).unlink(missing_ok=True)
+            if path.parent == self._blobs:
+                path.unlink(missing_ok=True)
                 excess -= size
-                log.debug("blobs.evicted", digest=name, bytes=size)
+            elif _remove_unlocked(path):
+                excess -= size
+            log.debug("blobs.evicted", file=path.name, bytes=size)
         if excess > 0:
-            log.warning("blobs.over_limit", limit=self.max_bytes, excess=excess)
+            log.warning("blobs.over_limit", limit=limit, excess=excess)
+
+    def _leftovers(self) -> list[tuple[int, int, Path]]:
+        """Return (last write in ns, bytes on disk, path) of every file that is not whole; some are being written."""
+        found = []
+        for path in self.partials.iterdir():
+            with suppress(FileNotFoundError):  # as above
+                status = path.stat()
+                found.append((status.st_mtime_ns, status.st_blocks * _BLOCK, path))
+        return found
 
 
 def _remove_unlocked(file: Path) -> int:

@@ -219,3 +219,32 @@ def test_a_strange_trailer_means_nothing_is_here(store: BlobStore, trailer: byte
     again = Partial(store, "peer", ref, layout)
     assert again.saved.count == 0
     again.close()
+
+
+def test_fetches_that_nobody_goes_on_with_count_as_blobs_and_go_by_their_age(tmp_path: Path) -> None:
+    """A device on a slow line gives up one model after another half-way: that must not fill its disk."""
+    store = BlobStore(tmp_path, max_bytes=310_000)
+    old = store.put_bytes(b"o" * 100_000)
+    os.utime(store.path(old.digest), (1, 1))
+    given_up, alive = (Partial(store, peer, BlobRef(bytes(32), 100_000), Layout(100_000, 1024)) for peer in "ab")
+    for age, partial in ((2, given_up), (3, alive)):
+        for index in range(97):
+            partial.write(index, memoryview(bytes(1024)))
+        os.utime(partial.path, (age, age))
+    given_up.close()
+    new = store.put_bytes(b"n" * 100_000)
+    assert [store.has(each.digest) for each in (old, new)] == [False, True]
+    assert given_up.path.exists(), "the oldest goes first"
+    store.put_bytes(b"m" * 100_000)
+    assert (given_up.path.exists(), alive.path.exists(), store.has(new.digest)) == (False, True, True)
+
+
+def test_what_other_processes_put_here_is_trimmed_on_request(tmp_path: Path) -> None:
+    """The worker writes replies through a store of its own, which has no limit."""
+    store, workers = BlobStore(tmp_path, max_bytes=2000), BlobStore(tmp_path)
+    refs = [workers.put_bytes(bytes([number]) * 1000) for number in range(5)]
+    for age, ref in enumerate(refs, 1):
+        os.utime(store.path(ref.digest), (age, age))
+    store.pin(refs[0].digest)
+    store.trim()
+    assert [store.has(ref.digest) for ref in refs] == [True, False, False, False, True]

@@ -130,7 +130,7 @@ class Device:
         self._gateway.handle(Cancel, self._jobs.cancel)
         self._gateway.handle(Received, self._on_received)
         self._gateway.handle(Refused, self._on_refused)
-        self._gateway.handle(Rebirth, lambda _envelope, _body: self._be_born())
+        self._gateway.handle(Rebirth, lambda _envelope, _body: self._on_rebirth())
         for kind in TRANSFER_KINDS:
             self._gateway.handle(kind, lambda _envelope, body: self._exchange.handle(COORDINATOR, body))
         self._gateway.handle_chunks(lambda frame: self._exchange.handle_chunk(COORDINATOR, frame))
@@ -166,6 +166,11 @@ class Device:
     def _on_down(self, why: str) -> None:
         self._exchange.peer_down(COORDINATOR)
         self._note_status(connected=False, why=why)
+
+    def _on_rebirth(self) -> None:
+        """The coordinator does not know us: it is new, and may have missed what we sent."""
+        self._be_born()
+        self._outbox.link_up()
 
     def _be_born(self) -> None:
         try:

@@ -23,6 +23,9 @@ from argosy_common.wire.envelope import Envelope
 
 log = get_logger(__name__)
 
+MAX_PAUSE_S = 60.0
+"""Between two copies of a reply."""
+
 
 @dataclass
 class _Letter:
@@ -37,6 +40,8 @@ class _Letter:
     left: int
     """Blobs still to be uploaded."""
     sent_at: float | None = None
+    pause_s: float = 0.0
+    """How long it may wait for its receipt now; longer at each copy."""
     blobs: tuple[BlobRef, ...] = field(default=())
 
 
@@ -45,7 +50,8 @@ class Outbox:
 
     Args:
         delivered: told of each reply that has its receipt, with the body as it was sent.
-        resend_s: seconds without a receipt after which a reply is sent again.
+        resend_s: seconds without a receipt after which a reply is sent again; twice as long at each further copy, and
+            `MAX_PAUSE_S` at most, for a coordinator that is away.
     """
 
     def __init__(
@@ -129,15 +135,16 @@ class Outbox:
         return any(letter.left for letter in self._all())
 
     def link_up(self) -> None:
-        """The link is back: what was sent before may be lost, so send it all."""
+        """The link or the coordinator is back: what was sent before may be lost, so send it all."""
         for letter in self._all():
+            letter.pause_s = 0.0
             self._send(letter)
 
     def tick(self) -> None:
         """Send again what has waited too long for its receipt. Called about once a second."""
         now = self._clock.monotonic()
         for letter in self._all():
-            if letter.sent_at is None or now - letter.sent_at >= self._resend_s:
+            if letter.sent_at is None or now - letter.sent_at >= letter.pause_s:
                 self._send(letter)
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -156,6 +163,7 @@ class Outbox:
     def _send(self, letter: _Letter) -> None:
         if self._gateway.post_event(letter.envelope, Reply):
             letter.sent_at = self._clock.monotonic()
+            letter.pause_s = max(self._resend_s, min(2 * letter.pause_s, MAX_PAUSE_S))
 
     def _drop(self, message: str) -> _Letter | None:
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -71,6 +72,12 @@ class Channel:
             return None
         message: dict[str, Any] = msgpack.unpackb(body, raw=False)
         return message
+
+    def ready(self, timeout: float) -> bool:
+        """Wait until there is something to receive, or the other end has closed; False after `timeout` seconds."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def close(self) -> None:
         """Close this end; a `receive` that waits on either end returns None."""

@@ -60,6 +60,6 @@ class LiveRun:
                 "last_seconds": row.last_seconds,
                 "error": row.error,
             }
-            for row in self._devices.values()
+            for row in list(self._devices.values())  # a copy: the run goes on meanwhile
         ]
         return sorted(rows, key=lambda row: str(row["name"]))

@@ -37,6 +37,7 @@ from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
 from argosy_server.dispatcher import Answer, Dispatcher, Outgoing, RunApp
+from argosy_server.group_commit import GroupCommit
 from argosy_server.registry import Registry
 from argosy_server.runs.live import LiveRun
 from argosy_server.runs.record import End, RunRecord
@@ -49,6 +50,8 @@ ROUND_KEYS = ("num-server-rounds", "num-rounds", "num_rounds", "num_server_round
 """Names under which apps keep their number of rounds; `--rounds` sets the one the app has."""
 
 STOP_GRACE_S = 10.0
+LIFE_CHECK_S = 0.5
+"""How often a silent run process is looked at: it may be dead while a child of its own holds the channel open."""
 _PAGE = 1000
 ACTIVE = ("pending", "running")
 
@@ -62,6 +65,8 @@ class _Active:
     channel: Channel
     app: RunApp
     started_at: float
+    answers: GroupCommit[dict[str, Any]]
+    """Sends it answers on a thread of its own: a process that does not read must not hold up other runs."""
     stopping: bool = False
     ended: dict[str, Any] | None = None
     held: set[bytes] = field(default_factory=set)
@@ -95,6 +100,8 @@ class RunSupervisor:
         self._settings = settings
         self._log_level = log_level
         self._active: dict[int, _Active] = {}
+        self._kept: set[bytes] = set()
+        """Apps and final models. A run may come upon the same content and be done with it: it stays all the same."""
         self._lock = threading.RLock()
         self._record = RunRecord(store, clock=clock)
 
@@ -111,6 +118,8 @@ class RunSupervisor:
         """
         if not self._blobs.has(bundle.digest):
             raise BlobUnknown(peer="the coordinator", digest=bundle.hex)
+        with self._lock:
+            self._kept.add(bundle.digest)
         staging = self._folder / f"staging-{bundle.hex[:16]}-{threading.get_ident()}"
         try:
             unpack(self._blobs.checked(bundle.digest), staging)
@@ -153,11 +162,11 @@ class RunSupervisor:
         if active is None:
             return
         active.stopping = True
-        with contextlib.suppress(OSError):
-            active.channel.send({"op": "stop"})
         timer = threading.Timer(STOP_GRACE_S, self._kill, [active])
         timer.daemon = True
-        timer.start()
+        timer.start()  # first, since a process that hangs does not read, and the next line then waits for its end
+        with contextlib.suppress(OSError):
+            active.channel.send({"op": "stop"})
 
     def folder(self, run: int) -> Path:
         """Return the run's folder: its app, its log, and what its server app wrote."""
@@ -205,8 +214,8 @@ class RunSupervisor:
 
     def _sweep(self, rows: Collection[RunRow]) -> None:
         """Remove the blobs that no run needs any more: all but apps and final models."""
-        kept = {row.app_digest for row in rows} | {row.final_model for row in rows}
-        litter = [digest for digest in self._blobs.digests() if digest.hex() not in kept]
+        self._kept = {bytes.fromhex(hexed) for row in rows for hexed in (row.app_digest, row.final_model) if hexed}
+        litter = [digest for digest in self._blobs.digests() if digest not in self._kept]
         for digest in litter:
             self._blobs.delete(digest)
         freed = self._blobs.sweep()
@@ -247,18 +256,25 @@ class RunSupervisor:
             "MALLOC_TRIM_THRESHOLD_": "1048576",
         }
         with theirs, output:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "argosy_server.runs.process"],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "argosy_server.runs.process"],
+                    cwd=folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError as error:  # no memory, no descriptors, no processes left
+                ours.close()
+                raise ServerAppFailed(run=row.id, why=f"its process could not be started: {error}") from error
         app = RunApp(row.id, bundle, row.client_app, row.run_config)
-        active = _Active(row.id, process, ours, app, self._clock.monotonic())
+        answers: GroupCommit[dict[str, Any]] = GroupCommit(
+            f"answers-{row.id}", lambda many: _send_all(ours, many, row.id)
+        )
+        active = _Active(row.id, process, ours, app, self._clock.monotonic(), answers)
         with self._lock:
             self._active[row.id] = active
         self._dispatcher.listen(row.id, lambda answer: self._forward(active, answer))
@@ -289,7 +305,7 @@ class RunSupervisor:
     def _watch(self, active: _Active) -> None:
         """Serve one run's channel to its end, then settle the run."""
         try:
-            while (message := active.channel.receive()) is not None:
+            while active.ended is None and (message := self._next(active)) is not None:
                 self._serve(active, message)
         except Exception as error:  # noqa: BLE001  (our own failure: the run ends with it, the daemon goes on)
             log.error("run.channel_failed", exc=error, run=active.run)
@@ -297,6 +313,15 @@ class RunSupervisor:
             active.ended = {"error": failure.to_wire(), "stopped": False, "final_model": None}
             self._kill(active)
         self._settle(active)
+
+    def _next(self, active: _Active) -> dict[str, Any] | None:
+        """Return the next message of a run's process; None once it has closed its channel or is dead."""
+        while True:
+            dead = active.process.poll() is not None  # asked first: what it said before its end is still read
+            if active.channel.ready(LIFE_CHECK_S):
+                return active.channel.receive()
+            if dead:
+                return None
 
     def _serve(self, active: _Active, message: dict[str, Any]) -> None:
         op = message["op"]
@@ -353,26 +378,23 @@ class RunSupervisor:
             if reply is not None
             else {}
         )
-        try:
-            active.channel.send(
-                {
-                    "op": "answer",
-                    "id": answer.id,
-                    "device": answer.device,
-                    "flower": reply.flower if reply is not None else b"",
-                    "error": answer.error.to_wire() if answer.error else None,
-                    "facts": facts,
-                }
-            )
-        except OSError as error:
-            log.info("run.gone", run=active.run, why=str(error))
+        active.answers.put(
+            {
+                "op": "answer",
+                "id": answer.id,
+                "device": answer.device,
+                "flower": reply.flower if reply is not None else b"",
+                "error": answer.error.to_wire() if answer.error else None,
+                "facts": facts,
+            }
+        )
 
     def _release(self, active: _Active, digests: Collection[bytes]) -> None:
         """Delete blobs that nobody needs any more; one that a slow device may still fetch goes when the run ends."""
         free = [digest for digest in digests if not self._dispatcher.needs(digest)]
         with self._lock:
             active.held.difference_update(free)
-            held = set().union(*(each.held for each in self._active.values()))
+            held = self._kept.union(*(each.held for each in self._active.values()))
         for digest in free:
             if digest not in held:
                 self._blobs.delete(digest)
@@ -396,15 +418,20 @@ class RunSupervisor:
         except subprocess.TimeoutExpired:
             self._kill(active)
             code = active.process.wait(STOP_GRACE_S)
+        with contextlib.suppress(ProcessLookupError):  # what its app has started and left behind
+            os.killpg(active.process.pid, signal.SIGKILL)
         status, error, final = self._outcome(active, code)
         self._record.insist(lambda: self._dispatcher.close_run(active.run), f"the end of run {active.run}")
         with self._lock:
             held = set(active.held)
-        self._release(active, held - {bytes.fromhex(final) if final else b""})
+            if final:
+                self._kept.add(bytes.fromhex(final))
+        self._release(active, held)
         seconds = self._clock.monotonic() - active.started_at
         self._record.end(active.run, End(status, error, final, seconds))
         with self._lock:
             self._active.pop(active.run, None)
+        active.answers.close()
         active.channel.close()
         log.info("run.finished", run=active.run, status=status, seconds=seconds, code=error.code if error else "")
 
@@ -429,6 +456,14 @@ def _with_rounds(known: dict[str, Any], rounds: int | None, config: dict[str, st
         return config
     names = [key for key in ROUND_KEYS if key in known and key not in config]
     return {**config, **{key: str(rounds) for key in names}}
+
+
+def _send_all(channel: Channel, messages: Collection[dict[str, Any]], run: int) -> None:
+    try:
+        for each in messages:
+            channel.send(each)
+    except OSError as error:
+        log.info("run.gone", run=run, why=str(error))
 
 
 def _exit_words(code: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from argosy_client.identity import Enrolment
 from argosy_client.instance import running_pid
 from argosy_client.settings import DeviceSettings, load_settings, remember_name, shown_name
 from argosy_common import __version__
+from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import SystemClock
 from argosy_common.errors import ArgosyError, NotEnrolled
 
@@ -64,9 +66,13 @@ def join(  # noqa: PLR0917  (typer declares a command's options as its parameter
 
     settings = load_settings(config, state_dir=state_dir, name=name)
     enrolment = enrol(url, token, pin, settings.state_dir, shown_name(settings), clock=SystemClock(), force=force)
-    remember_name(settings)
+    with storage_errors(settings.state_dir):
+        remember_name(settings)
+    start = ["argosy-device", "run"]
+    for flag, value in (("--config", config), ("--state-dir", state_dir)):
+        start += [flag, str(value)] if value is not None else []
     Console().print(f"This board is the device [bold]{enrolment.device}[/bold] of the site {enrolment.site}.")
-    Console().print("Start it with: argosy-device run")
+    Console().print(f"Start it with: {shlex.join(start)}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command(epilog=examples("argosy-device run", "argosy-device run --config ./device.toml --state-dir ./state"))
@@ -149,12 +155,13 @@ def read_status(settings: DeviceSettings) -> Status:
         enrolment = None
     pid = running_pid(folder)
     link = _link_note(folder / STATUS) if pid else {}
+    joined = "{}:{}".format(*enrolment.brokers[0]) if enrolment else ""
     return Status(
         state_dir=folder,
         device=enrolment.device if enrolment else None,
         node_id=enrolment.node_id if enrolment else None,
         site=enrolment.site if enrolment else None,
-        broker="{}:{}".format(*enrolment.brokers[0]) if enrolment else None,
+        broker=str(link.get("broker", joined)) if enrolment else None,
         pid=pid,
         connected=link.get("connected") is True,
         why=str(link.get("why", "")),

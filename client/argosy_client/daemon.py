@@ -31,6 +31,7 @@ from argosy_client.worker.host import WorkerHost, WorkerLimits
 from argosy_common import logs
 from argosy_common.blobs import BlobStore
 from argosy_common.blobs.exchange import BlobExchange
+from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import Clock, SystemClock
 from argosy_common.errors import ArgosyError
 from argosy_common.files import private_folder, write_atomic
@@ -44,9 +45,12 @@ log = get_logger(__name__)
 
 JOURNAL = "journal.db"
 STATUS = "status.json"
+CONNECTING = "connecting"
 MEGABYTE = 1_000_000
 JOB_STOP_S = 10.0
 LINK_STOP_S = 5.0
+NOTE_EVERY_S = 30.0
+"""At least so long between two notes on why there is no connection: each of them wears out an SD card."""
 
 
 class Device:
@@ -98,6 +102,8 @@ class Device:
             clock=clock,
             node_config=settings.node_config,
         )
+        self._noted_why = ""
+        self._noted_at = clock.monotonic()
         self._stopping = threading.Event()
         self._pulse = threading.Thread(target=self._keep_time, name="pulse", daemon=True)
         self._connect_handlers()
@@ -105,7 +111,7 @@ class Device:
     def start(self) -> None:
         """Go on with what the journal holds, and connect."""
         log.info("device.started", device=self._presence.device, boot=self._presence.boot, name=self._presence.name)
-        self._note_status(connected=False, why="connecting")
+        self._note_status(connected=False, why=CONNECTING)
         self._jobs.start()
         self._link.start()
         self._pulse.start()
@@ -182,11 +188,27 @@ class Device:
 
     def _note_status(self, *, connected: bool, why: str = "") -> None:
         """Leave a note for `argosy-device status`."""
-        status = {"connected": connected, "why": why, "since": self._clock.wall().isoformat(timespec="seconds")}
+        status = {
+            "connected": connected,
+            "broker": self._link.address,
+            "why": why,
+            "since": self._clock.wall().isoformat(timespec="seconds"),
+        }
+        self._noted_why, self._noted_at = why, self._clock.monotonic()
         try:
             write_atomic(self._status_file, json.dumps(status).encode())
         except OSError as error:
             log.warning("device.status_not_written", why=error.strerror)
+
+    def _note_failure(self) -> None:
+        """Note why there is no connection, where that is news: the first time at once, then now and then."""
+        error = self._link.last_error
+        if error is None or self._link.connected:
+            return
+        why = error.facts.get("why", error.message)
+        first = self._noted_why == CONNECTING
+        if why != self._noted_why and (first or self._clock.monotonic() - self._noted_at >= NOTE_EVERY_S):
+            self._note_status(connected=False, why=why)
 
     # --- time ----------------------------------------------------------------------------------------------------
 
@@ -197,6 +219,7 @@ class Device:
             self._guarded(self._exchange.tick)
             self._guarded(self._outbox.tick)
             self._guarded(self._jobs.tick)
+            self._guarded(self._note_failure)
             if self._clock.monotonic() >= next_beat:
                 next_beat = self._clock.monotonic() + self._settings.heartbeat_s
                 self._guarded(self._beat)
@@ -243,7 +266,8 @@ def run(settings: DeviceSettings) -> None:
     stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda _number, _frame: stop.set())
-    device = Device(settings, enrolment, clock=SystemClock(), rng=random.SystemRandom())
+    with storage_errors(settings.state_dir):
+        device = Device(settings, enrolment, clock=SystemClock(), rng=random.SystemRandom())
     device.start()
     try:
         stop.wait()

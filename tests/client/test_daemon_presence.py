@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 from argosy_common import __version__
@@ -58,3 +59,16 @@ def test_status_tells_what_an_operator_asks(harness: Harness) -> None:
         assert found["pid"] == device.process.pid
         device.end(signal.SIGTERM)
         assert device.status()["pid"] is None
+
+
+def test_status_tells_why_there_is_no_connection(harness: Harness) -> None:
+    device = harness.enrol()
+    record = json.loads((device.folder / "enrolment.json").read_text())
+    record["brokers"] = [{"host": "127.0.0.1", "port": 9}]
+    (device.folder / "enrolment.json").write_text(json.dumps(record))
+    device.start()
+    try:
+        assert until(lambda: device.status()["why"] == "connection refused"), device.status()
+        assert device.status()["broker"] == "127.0.0.1:9"
+    finally:
+        device.end(signal.SIGKILL)

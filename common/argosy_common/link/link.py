@@ -54,6 +54,8 @@ class Link:
         self._settings = settings
         self._addresses = deque([(settings.host, settings.port), *settings.elsewhere])
         self._tried = 0
+        self._told: dict[str, str] = {}
+        """What was last logged of each address: a broker that is gone for days is not told of every minute."""
         self._clock = clock
         self._will = will
         self._backoff = Backoff(rng, base=settings.backoff_base_s, cap=settings.backoff_cap_s)
@@ -123,6 +125,11 @@ class Link:
     def wait_connected(self, timeout_s: float) -> bool:
         """Wait until `connected`, at most `timeout_s`; return whether it is."""
         return self._up.wait(timeout_s)
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the connection, or of the one that is being tried."""
+        return self._settings.address
 
     @property
     def last_error(self) -> ArgosyError | None:
@@ -197,7 +204,7 @@ class Link:
             if self._connects == connects and self._turn_to_next_address():
                 continue
             wait = self._backoff.next()
-            log.info("link.waits", seconds=wait, why=why)
+            log.debug("link.waits", seconds=wait, why=why)
             self._stopping.wait(wait)
 
     def _turn_to_next_address(self) -> bool:
@@ -224,8 +231,9 @@ class Link:
             error, why = failed, failed.facts.get("why", failed.message)
         was_up = self._connects > connects
         self._connection = None
-        if not self._stopping.is_set() and (was_up or str(error) != str(self._last_error)):
-            log.warning("link.lost" if was_up else "link.unreachable", broker=self._settings.address, why=why)
+        if not self._stopping.is_set() and (was_up or self._told.get(self.address) != why):
+            log.warning("link.lost" if was_up else "link.unreachable", broker=self.address, why=why)
+        self._told[self.address] = why
         self._last_error = error
         self._went_down(why)
         # A line that is cut again and again but works in between is taken up at once each time. A broker that sends us
@@ -259,6 +267,7 @@ class Link:
         with self._counting:
             self._connects += 1
         self._last_error = None
+        self._told.clear()
         self._up.set()
         log.info("link.connected", broker=self._settings.address, session_present=session_present)
         for callback in tuple(self._up_callbacks):

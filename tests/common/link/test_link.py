@@ -402,6 +402,19 @@ def test_a_broker_is_found_at_the_last_of_its_addresses_without_a_pause(mosquitt
     assert link.publish(UP.format("elsewhere"), b"event")
 
 
+def test_addresses_that_stay_unreachable_are_told_once_each(
+    mosquitto: Broker, make_link: MakeLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker that is gone for days must not fill the journal of a board."""
+    caplog.set_level("WARNING")
+    link = make_link(mosquitto, "told", host="127.0.0.1", port=9, elsewhere=(("127.0.0.2", 9),), backoff_cap_s=0.06)
+    link.start()
+    assert until(lambda: link._backoff.failures > 4)
+    link.stop()
+    told = [record for record in caplog.records if "link.unreachable" in record.getMessage()]
+    assert len(told) == 2
+
+
 def test_missing_certificate_files_are_named(mosquitto: Broker, make_link: MakeLink, pki: Pki) -> None:
     broken = TlsFiles(pki.ca, pki.ca.with_name("absent.crt"), pki.ca.with_name("absent.key"))
     link = make_link(mosquitto, "nobody", tls=broken)

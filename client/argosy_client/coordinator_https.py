@@ -77,7 +77,17 @@ def exchange(address: Address, context: ssl.SSLContext, method: str, path: str, 
     except ssl.SSLCertVerificationError:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise EnrolmentUnreachable(url=address.url, why=str(error) or type(error).__name__) from None
+        raise EnrolmentUnreachable(url=address.url, why=_plain(error)) from None
+
+
+def _plain(error: Exception) -> str:
+    """Return an error's text without numbers and source files."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        reason = error.reason.replace("_", " ").lower()
+        return f"what answers there does not speak HTTPS as a coordinator does ({reason})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    return str(error) or type(error).__name__
 
 
 def _request(address: Address, secured: ssl.SSLSocket, method: str, path: str, body: bytes | None) -> Answer:

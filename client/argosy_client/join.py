@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from argosy_client import identity
 from argosy_client.coordinator_https import Address, blind_context, exchange
 from argosy_client.identity import Enrolment, Record
+from argosy_client.instance import running_pid
 from argosy_common import __version__, x509
 from argosy_common.clock import Clock
 from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY, EnrolAnswer, EnrolRequest, Fact, JoinToken
@@ -87,7 +88,7 @@ def join(url: str, token: str, pin: str, state_dir: Path, name: str, *, clock: C
     Raises:
         SettingsInvalid, TokenMalformed: the URL, the pin or the token is none; nothing was sent.
         AlreadyEnrolled: another enrolment is there and `force` was not given.
-        AlreadyRunning: another join runs on `state_dir`.
+        AlreadyRunning: another join runs on `state_dir`, or the daemon whose enrolment `force` would replace.
         EnrolmentUnreachable: no proper answer; the same command may be repeated.
         PinMismatch: the server is not the coordinator that the pin names; the token was not sent.
         TokenUnknown, TokenExpired, TokenExhausted, RequestInvalid, DeviceRefused, TooManyAttempts: it refused.
@@ -107,6 +108,8 @@ def join(url: str, token: str, pin: str, state_dir: Path, name: str, *, clock: C
                 return there
             if not force:
                 raise AlreadyEnrolled(state_dir=state_dir, device=there.device, url=there.url)
+            if (pid := running_pid(state_dir)) is not None:  # it would go on with half of each enrolment
+                raise AlreadyRunning(daemon="argosy-device", state_dir=state_dir, pid=pid)
         keys = _keys(state_dir)
         ca_pem = _fetch_authority(address, pin)
         answer = _enrol(address, pin, ca_pem, _request(token.strip(), keys, name))

@@ -20,6 +20,7 @@ import pytest
 from argosy_client import coordinator_https, identity
 from argosy_client import join as join_module
 from argosy_client.identity import Enrolment
+from argosy_client.instance import InstanceLock
 from argosy_client.join import join
 from argosy_common import x509
 from argosy_common.clock import SystemClock
@@ -593,3 +594,18 @@ def test_a_directory_without_an_enrolment_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(NotEnrolled, match=str(path)):
             Enrolment.load(path)
+
+
+def test_the_enrolment_of_a_daemon_that_runs_is_not_replaced(yard: Yard) -> None:
+    """It would go on with the old certificate and journal, and meet the new ones at its next connection."""
+    yard.join("pi")
+    before = _files(yard.folder / "pi")
+    lock = InstanceLock(yard.folder / "pi")
+    try:
+        with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
+            yard.join("pi", force=True)
+    finally:
+        lock.release()
+    after = _files(yard.folder / "pi")
+    assert all(after[name] == content for name, content in before.items() if name != "join.lock")
+    yard.join("pi", force=True)

@@ -201,7 +201,8 @@ def unpack(bundle: Path, target: Path) -> None:
     try:
         private_folder(beside)
         _extract(bundle, beside)
-        sync_folder(beside)
+        for folder, _, _ in os.walk(beside):
+            sync_folder(Path(folder))
         beside.rename(target)
         sync_folder(target.parent)
     except OSError as error:

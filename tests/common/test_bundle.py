@@ -265,3 +265,18 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_named() -> None:
 
 def test_what_is_not_overridden_stays() -> None:
     assert fuse_config(DEFAULTS, {}) == DEFAULTS
+
+
+def test_every_folder_of_an_unpacked_app_is_synced_before_it_gets_its_name(
+    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut an app is whole or absent; whoever finds its folder does not look inside."""
+    synced: list[str] = []
+
+    def sync(path: Path) -> None:
+        synced.append(path.name if (tmp_path / "out").exists() else f"before: {path.name}")
+
+    monkeypatch.setattr("argosy_common.bundle.sync_folder", sync)
+    unpack(stored(tmp_path, pack(app)), tmp_path / "out")
+    assert "before: har" in synced
+    assert synced[-1] == tmp_path.name

@@ -27,6 +27,7 @@ class WorkerOutput:
         self.path = path
         self._tail = b""
         self._left = CHAPTER_LIMIT
+        self._told = False
         self._lock = threading.Lock()
 
     def new_worker(self) -> None:
@@ -38,6 +39,7 @@ class WorkerOutput:
         """Begin another instruction, with its own allowance of bytes."""
         with self._lock:
             self._left = CHAPTER_LIMIT
+            self._told = False
 
     def add(self, data: bytes) -> None:
         """Take what was read; a disk that is full costs the log, not the run."""
@@ -50,7 +52,9 @@ class WorkerOutput:
             try:
                 self._append(kept)
             except OSError as error:
-                log.warning("worker.log_failed", path=self.path, why=error.strerror)
+                if not self._told:  # once an instruction: an app that floods must not flood our log either
+                    log.warning("worker.log_failed", path=self.path, why=error.strerror)
+                self._told = True
 
     def last_words(self) -> str:
         """Return what best says why the worker died, on one line: a crash report's beginning, or the last lines."""

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from argosy_client.worker.host import WorkerHost, WorkerJob, WorkerLimits
-from argosy_client.worker.output import CHAPTER_LIMIT
+from argosy_client.worker.output import CHAPTER_LIMIT, WorkerOutput
 from argosy_common.clock import SystemClock
 from argosy_common.errors import (
     AppImportFailed,
@@ -274,3 +274,15 @@ def gone(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     return True
+
+
+def test_a_log_that_cannot_be_written_is_told_once_an_instruction(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = WorkerOutput(tmp_path / "nowhere" / "worker.log")
+    for _ in range(2):
+        output.new_chapter()
+        for _ in range(50):
+            output.add(b"a line\n")
+    assert len(caplog.records) == 2
+    assert output.last_words().endswith("a line")

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
 from argosy_common.files import write_atomic
@@ -16,7 +16,6 @@ from argosy_common.settings import Settings
 MAX_NAME = 128
 NAME_FILE = "name"
 DEFAULT_FILE = Path("/etc/argosy/device.toml")
-NodeValue = bool | int | float | str
 
 
 def default_state_dir() -> Path:
@@ -25,6 +24,15 @@ def default_state_dir() -> Path:
         return Path("/var/lib/argosy-device")
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local/state") / "argosy-device"
+
+
+def _scalar(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("it must be a number, a text or true or false")  # noqa: TRY004  (pydantic takes no TypeError)
+    return value
+
+
+NodeValue = Annotated[bool | int | float | str, BeforeValidator(_scalar)]
 
 
 class WorkerTable(BaseModel):

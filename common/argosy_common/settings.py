@@ -70,7 +70,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             source = cls._source_of(first["loc"], given, table, file)
-            raise SettingsInvalid(name=_dotted(first["loc"]), why=_lowered(first["msg"]), source=source) from None
+            why = "there is no such setting" if first["type"] == "extra_forbidden" else _lowered(first["msg"])
+            raise SettingsInvalid(name=_dotted(first["loc"]), why=why, source=source) from None
         except SettingsError as error:
             raise SettingsInvalid(name=f"{cls._prefix()}*", why=error, source="the environment") from None
         finally:
@@ -125,7 +126,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsInvalid(name=file, why=error.strerror or error, source="the path given") from None
+        why = f"{file}: {_lowered(error.strerror or str(error))}"
+        raise SettingsInvalid(name="--config", why=why, source="the command or the environment") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsInvalid(name=file, why=f"it is not TOML: {_lowered(str(error))}", source=file) from None
 
@@ -135,4 +137,5 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
 
 
 def _lowered(message: str) -> str:
+    message = message.removeprefix("Value error, ")  # pydantic puts it before what a validator of ours says
     return message[:1].lower() + message[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,25 @@ def test_the_name_given_at_join_stays_until_another_is_set(tmp_path: Path) -> No
     remember_name(load_settings(None, state_dir=tmp_path, name="roof"))
     assert shown_name(unnamed) == "roof"
     assert shown_name(load_settings(None, state_dir=tmp_path, name="cellar")) == "cellar"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("heartbeet_s = 1", "heartbeet_s cannot be used: there is no such setting"),
+        (
+            '[node_config]\ndata = ["a"]',
+            "node_config.data cannot be used: it must be a number, a text",
+        ),
+    ],
+)
+def test_a_slip_is_told_in_plain_words(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsInvalid, match=re.escape(said)):
+        load_settings(file)
+
+
+def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"--config cannot be used: .*nope\.toml: no such file"):
+        load_settings(tmp_path / "nope.toml")

@@ -49,8 +49,8 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_defaults(
     [
         ("heartbeat_s = 0", "heartbeat_s", "greater than 0"),
         ('heartbeat_s = "fast"', "heartbeat_s", "number"),
-        ("[worker]\nmemory_gb = 2", "worker.memory_gb", "not permitted"),
-        ("nmae = 'x'", "nmae", "not permitted"),
+        ("[worker]\nmemory_gb = 2", "worker.memory_gb", "no such setting"),
+        ("nmae = 'x'", "nmae", "no such setting"),
         ("name = ", "board.toml", "not TOML"),
     ],
 )

@@ -68,6 +68,7 @@ def load_settings(config: Path | None, state_dir: Path | None, log_level: str | 
 def run(config: ConfigFile = None, state_dir: StateDir = None, log_level: LogLevel = None) -> None:
     """Run the coordinator in the foreground, until SIGTERM or Ctrl-C."""
     settings = load_settings(config, state_dir, log_level)
+    _check_folder(settings.state_dir)
     from argosy_server import daemon  # noqa: PLC0415  (after the settings: a wrong one is told at once)
 
     raise typer.Exit(daemon.main(settings))

@@ -113,9 +113,13 @@ def device_card(row: Data, now: datetime) -> Table:
         ("worker", words.size(beat["worker_rss"]) if "worker_rss" in beat else None),
         ("daemon", words.size(beat["daemon_rss"]) if "daemon_rss" in beat else None),
         ("temperature", f"{beat['temperature']:.1f} °C" if "temperature" in beat else None),
-        *((clean(key), clean(value)) for key, value in sorted((row["inventory"] or {}).items())),
+        *((clean(key), clean(value)) for key, value in sorted((row["inventory"] or {}).items()) if key not in _TOLD),
     ]
     return pairs([(name, value) for name, value in facts if value and value != words.NONE])
+
+
+_TOLD = frozenset({"machine", "version"})
+"""Facts of the inventory, made when the device joined, that its birth tells afresh."""
 
 
 def _memory(beat: Data) -> str | None:

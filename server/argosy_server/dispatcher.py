@@ -35,7 +35,7 @@ from argosy_common.wire.bodies import (
 from argosy_common.wire.envelope import Envelope, encode
 from argosy_server.gateway import TRANSFER_KINDS, Gateway
 from argosy_server.group_commit import GroupCommit
-from argosy_server.registry import Registry
+from argosy_server.registry import Presence, Registry
 from argosy_server.store import InstructionAnswer, InstructionState, NewInstruction, Store
 
 log = get_logger(__name__)
@@ -88,6 +88,7 @@ class _Pending:
     envelope: bytes
     digests: tuple[bytes, ...]
     """The blobs it refers to, the app's bundle among them: what its device may fetch."""
+    submitted_at: float
     expires_at: float
     accepted: bool = False
     sent_at: float | None = None
@@ -177,6 +178,7 @@ class Dispatcher:
                 run=app.run,
                 envelope=encode(_instruction(app, out)),
                 digests=(*(ref.digest for ref in out.blobs), app.bundle.digest),
+                submitted_at=now,
                 expires_at=now + out.deadline_s,
             )
             for out in messages
@@ -221,7 +223,7 @@ class Dispatcher:
             for entry in mine:
                 self._pending.pop(entry.out.id, None)
         self._store.instructions.cancel_run(run)
-        for device in {row.device for row in self._store.instructions.of_run(run, None)}:
+        for device in self._store.instructions.devices_of(run):
             self._gateway.post(device, Cancel(), run=run)
         self._store.instructions.drop_payloads(run)
 
@@ -230,8 +232,8 @@ class Dispatcher:
 
         Their births would not tell of it: where the broker outlived us, a device was never disconnected.
         """
-        for row in self._store.instructions.of_run(run, None):
-            self._dead.setdefault(row.device, set()).add(run)
+        for device in self._store.instructions.devices_of(run):
+            self._dead.setdefault(device, set()).add(run)
 
     def needs(self, digest: bytes) -> bool:
         """Tell whether a device that has not answered yet may still fetch this blob."""
@@ -249,12 +251,22 @@ class Dispatcher:
             if now >= entry.expires_at:
                 late = ReplyTimedOut(device=entry.out.device, seconds=round(entry.out.deadline_s, 1))
                 self._answer(entry, None, late, InstructionState.EXPIRED)
+            elif self._hopeless(entry, now):
+                lost = DeviceLost(device=entry.out.device, grace_s=round(self._grace_s))
+                self._answer(entry, None, lost, InstructionState.FAILED)
             elif not entry.accepted and (entry.sent_at is None or now - entry.sent_at >= self._resend_s):
                 self._send(entry)
         self.exchange.tick()
 
+    def _hopeless(self, entry: _Pending, now: float) -> bool:
+        """Tell whether nobody is there to answer: the device was lost before it was asked, or was never seen."""
+        presence = self._registry.view(entry.out.device).presence
+        never_seen = presence is Presence.UNSEEN and now - entry.submitted_at >= self._grace_s
+        return presence is Presence.LOST or never_seen
+
     def link_up(self) -> None:
         """The broker is back, perhaps with an empty memory: send what is not known to be journaled."""
+        self._registry.link_up()
         with self._lock:
             entries = [entry for entry in self._pending.values() if not entry.accepted]
         for device in self._registry.online():
@@ -264,6 +276,7 @@ class Dispatcher:
 
     def link_down(self) -> None:
         """The broker is gone: nothing is in flight any more."""
+        self._registry.link_down()
         for device in self._registry.online():
             self.exchange.peer_down(device)
 
@@ -276,9 +289,6 @@ class Dispatcher:
 
     def _on_birth(self, device: str, _envelope: Envelope, body: Birth) -> None:
         fresh = self._registry.born(device, body)
-        if fresh:
-            self._store.devices.seen(device, boot=body.boot, version=body.version, machine=body.machine, name=body.name)
-            log.info("device.online", device=device, name=body.name, boot=body.boot[:8], session=body.session)
         self.exchange.peer_up(device)
         known = set(body.pending)
         with self._lock:
@@ -289,12 +299,14 @@ class Dispatcher:
         for entry in mine:
             if not entry.accepted:
                 self._send(entry)
+        if fresh:  # last, like all that the database may refuse: the device has its work by then
+            self._store.devices.seen(device, boot=body.boot, version=body.version, machine=body.machine, name=body.name)
+            log.info("device.online", device=device, name=body.name, boot=body.boot[:8], session=body.session)
         self._cancel_the_dead(device, known - {entry.out.id for entry in mine})
 
     def _cancel_the_dead(self, device: str, ids: set[str]) -> None:
         """Spare a device the work of runs that ended while it was away."""
-        rows = [self._store.instructions.get(each) for each in sorted(ids)]
-        runs = {row.run for row in rows if row is not None and row.device == device} | self._dead.pop(device, set())
+        runs = self._store.instructions.runs_of(device, ids) | self._dead.pop(device, set())
         for run in sorted(runs):
             if run not in self._listeners:
                 self._gateway.post(device, Cancel(), run=run)
@@ -398,7 +410,7 @@ class Dispatcher:
 
     def _record(self, answers: Sequence[_Answered]) -> None:
         """Record answers, then send the receipts, then tell the runs."""
-        news = self._store.instructions.answered_many(
+        self._store.instructions.answered_many(
             [
                 InstructionAnswer(
                     id=each.entry.out.id,
@@ -413,14 +425,15 @@ class Dispatcher:
             entry = each.entry
             if each.reply is not None:
                 self._gateway.post(entry.out.device, Received(), reply_to=entry.out.id)
-            if entry.out.id in news:
-                news.remove(entry.out.id)  # two answers may stand in one commit; the first is the answer
-                self._tell(each)
+            self._tell(each)
 
     def _tell(self, answered: _Answered) -> None:
         entry = answered.entry
         with self._lock:
-            self._pending.pop(entry.out.id, None)
+            # Of several answers the first counts. What is pending decides, not what the database had news of: it may
+            # have committed and told us that it failed.
+            if self._pending.pop(entry.out.id, None) is None:
+                return
             listener = self._listeners.get(entry.run)
         self._registry.does(entry.out.device, "idle")
         if listener is not None:

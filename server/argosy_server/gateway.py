@@ -110,19 +110,23 @@ class Gateway:
         reply_to: str | None = None,
     ) -> bool:
         """Send a body to a device; False if the link is down, and nothing is queued then."""
+        names = self._topics(device)
+        if names is None:
+            return False
         envelope = Envelope(kind=body.kind, body=body.pack(), run=run, reply_to=reply_to)
         to_jobs = isinstance(body, Instruction | Cancel)
         quality = 0 if isinstance(body, UNACKNOWLEDGED) else 1
-        names = self._topics(device)
         return self._link.publish(names.jobs if to_jobs else names.control_down, encode(envelope), qos=quality)
 
     def post_job(self, device: str, envelope: bytes, *, expires_s: float) -> bool:
         """Send an encoded instruction; False if the link is down."""
-        return self._link.publish(self._topics(device).jobs, envelope, qos=1, expires_s=math.ceil(expires_s))
+        names = self._topics(device)
+        return names is not None and self._link.publish(names.jobs, envelope, qos=1, expires_s=math.ceil(expires_s))
 
     def post_chunk(self, device: str, _sink: str, frame: bytes) -> bool:
         """Send a chunk frame; False if the link is down."""
-        return self._link.publish(self._topics(device).chunks_down, frame, qos=0, expires_s=_CHUNK_LIFE_S)
+        names = self._topics(device)
+        return names is not None and self._link.publish(names.chunks_down, frame, qos=0, expires_s=_CHUNK_LIFE_S)
 
     # --- inward
 
@@ -187,8 +191,19 @@ class Gateway:
         if known.site != address.site:
             raise EnvelopeMalformed(peer=address.device, why=f"it belongs to another site than {address.site}")
 
-    def _topics(self, device: str) -> topics.DeviceTopics:
-        return topics.DeviceTopics(self._lookup(device).site or "default", device)
+    def _topics(self, device: str) -> topics.DeviceTopics | None:
+        """Return where to reach a device, which never changes; None if we do not know and the database does not tell.
+
+        Whoever posts holds locks and has more to do, so what the database does must not raise here.
+        """
+        with self._lock:
+            known = self._known.get(device)
+        try:
+            known = known or self._lookup(device)
+        except ArgosyError as error:
+            log.error("gateway.unreachable", device=device, code=error.code, why=error.message)
+            return None
+        return topics.DeviceTopics(known.site or "default", device)
 
     def _lookup(self, device: str) -> _Known:
         now = self._clock.monotonic()

@@ -6,6 +6,7 @@ death makes a device *away*; when it stays away for the grace time it is *lost*,
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,9 @@ from enum import Enum
 
 from argosy_common.clock import Clock
 from argosy_common.wire.bodies import Birth, Death, Heartbeat
+
+DOUBT_S = 90.0
+"""How long a device that was online may take to come back to a broker that did: its link waits up to a minute."""
 
 
 class Presence(Enum):
@@ -50,6 +54,8 @@ class DeviceView:
     doing: str = ""
     heartbeat: dict[str, object] = field(default_factory=dict)
     away_at: float = 0.0
+    doubted_at: float | None = None
+    """Since when we wait for a word of it (infinite until the broker is back, which may have forgotten its will)."""
 
     @property
     def online(self) -> bool:
@@ -97,7 +103,7 @@ class Registry:
     def beat(self, device: str, heartbeat: Heartbeat) -> None:
         """Note a heartbeat."""
         with self._lock:
-            view = self._views.get(device, DeviceView(device))
+            view = replace(self._views.get(device, DeviceView(device)), doubted_at=None)
             shown = heartbeat.model_dump(exclude_none=True, exclude={"doing"})
             self._views[device] = replace(view, heartbeat=shown, doing=heartbeat.doing)
 
@@ -107,23 +113,40 @@ class Registry:
             view = self._views.get(device, DeviceView(device))
             self._views[device] = replace(view, doing=doing)
 
+    def link_down(self) -> None:
+        """The broker is gone. Whoever is online stays so, but has to show it once the broker is back."""
+        with self._lock:
+            for view in [view for view in self._views.values() if view.online]:
+                self._views[view.device] = replace(view, doubted_at=math.inf)
+
+    def link_up(self) -> None:
+        """The broker is back: who gives no sign of life, by a birth or a heartbeat, within `DOUBT_S` is away."""
+        now = self._clock.monotonic()
+        with self._lock:
+            for view in [view for view in self._views.values() if view.doubted_at is not None]:
+                self._views[view.device] = replace(view, doubted_at=now)
+
     def tick(self) -> None:
         """Declare lost the devices whose grace is over, and tell the listener. Called about once a second."""
         now = self._clock.monotonic()
         with self._lock:
-            over = [
-                view.device
-                for view in self._views.values()
-                if view.presence is Presence.AWAY and now - view.away_at >= self._grace_s
-            ]
-        for device in over:
-            self._move(device, "grace-over", self.view(device).boot, "")
-            self._on_lost(device)
+            views = list(self._views.values())
+            silent = [v for v in views if v.online and v.doubted_at is not None and now - v.doubted_at >= DOUBT_S]
+            over = [v for v in views if v.presence is Presence.AWAY and now - v.away_at >= self._grace_s]
+            for view in silent:
+                self._moved(view, "death", view.boot, "")
+            for view in over:
+                self._moved(view, "grace-over", view.boot, "")
+        for view in over:
+            self._on_lost(view.device)
 
     def _move(self, device: str, event: str, boot: str, doing: str) -> None:
         with self._lock:
-            view = self._views.get(device, DeviceView(device))
-            after = TRANSITIONS[(view.presence, event)]
-            if after is not view.presence:
-                view = replace(view, presence=after, since=self._clock.wall(), away_at=self._clock.monotonic())
-            self._views[device] = replace(view, boot=boot, doing=doing)
+            self._moved(self._views.get(device, DeviceView(device)), event, boot, doing)
+
+    def _moved(self, view: DeviceView, event: str, boot: str, doing: str) -> None:
+        """Follow one transition of the table; with the lock held."""
+        after = TRANSITIONS[(view.presence, event)]
+        if after is not view.presence:
+            view = replace(view, presence=after, since=self._clock.wall(), away_at=self._clock.monotonic())
+        self._views[view.device] = replace(view, boot=boot, doing=doing, doubted_at=None)

@@ -115,3 +115,20 @@ def test_a_heartbeat_alone_does_not_bring_a_device_online(registry: Registry) ->
     registry.beat(DEVICE, Heartbeat(load=0.25))
     assert not registry.view(DEVICE).online
     assert registry.view(DEVICE).heartbeat == {"load": 0.25}
+
+
+def test_who_shows_itself_before_or_after_the_broker_is_back_stays_online(registry: Registry, clock: HandClock) -> None:
+    others = [f"{n:016x}" for n in range(3)]
+    for device in others:
+        registry.born(device, birth())
+    registry.link_down()
+    clock.now += 10_000
+    registry.tick()
+    assert registry.online() == others  # a long time without a broker is nobody's fault
+    registry.born(others[0], birth(session=2))
+    registry.link_up()
+    registry.beat(others[1], Heartbeat())
+    clock.now += 1_000
+    registry.tick()
+    assert registry.online() == others[:2]
+    assert registry.view(others[2]).presence is Presence.AWAY

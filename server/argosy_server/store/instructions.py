@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import cast
 
@@ -100,6 +100,19 @@ class Instructions:
         with self._database.read() as session:
             found = session.scalars(query.order_by(Instruction.created_at, Instruction.id))
             return [instruction.to_row(InstructionRow) for instruction in found]
+
+    def devices_of(self, run: int) -> list[str]:
+        """Return the ids of the devices that had an instruction of a run, and nothing of the instructions' bulk."""
+        if not _storable(run):
+            return []
+        with self._database.read() as session:
+            return sorted(session.scalars(select(Instruction.device).where(Instruction.run == run).distinct()))
+
+    def runs_of(self, device: str, instructions: Collection[str]) -> set[int]:
+        """Return the runs of those of `instructions` that are known and that device's."""
+        mine = (Instruction.id.in_(list(instructions)), Instruction.device == device)
+        with self._database.read() as session:
+            return set(session.scalars(select(Instruction.run).where(*mine).distinct())) if instructions else set()
 
     def cancel_run(self, run: int) -> list[str]:
         """Cancel what is still open in a run; return the ids of the devices that owed something."""

@@ -1,0 +1,165 @@
+"""Instructions and answers, with a real store and gateway and no broker: what devices say is handed in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.errors import StorageFailed
+from argosy_common.link import Link, LinkSettings
+from argosy_common.wire.bodies import Birth, Death, Received, Reply
+from argosy_common.wire.envelope import Envelope
+from argosy_server.dispatcher import Answer, Dispatcher, Outgoing, RunApp
+from argosy_server.gateway import Gateway
+from argosy_server.registry import Registry
+from argosy_server.store import Store
+from tests.waiting import until
+
+DEVICE = "00000000000000aa"
+MESSAGE = "ab" * 16
+
+
+class HandClock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Bench:
+    """A dispatcher and what is around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = HandClock()
+        self.store = Store.open(f"sqlite:///{folder / 'argosy.db'}", self.clock)
+        self.registry = Registry(clock=self.clock, grace_s=10.0)
+        link = Link(LinkSettings("127.0.0.1", 1, "coordinator", tls=None), clock=self.clock, rng=random.Random(1))
+        self.gateway = Gateway(link, self.store, clock=self.clock, sink="c0")
+        self.dispatcher = Dispatcher(
+            gateway=self.gateway,
+            store=self.store,
+            blobs=BlobStore(folder / "blobs"),
+            registry=self.registry,
+            clock=self.clock,
+            sink="c0",
+            resend_s=6.0,
+            grace_s=10.0,
+            max_upload=1000,
+        )
+        self.run = self.store.runs.create(
+            app_name="a", app_digest="00", app_size=1, server_app="a:b", client_app="a:b", run_config={}, options={}
+        )
+        self.answers: list[Answer] = []
+        self.dispatcher.listen(self.run, self.answers.append)
+
+    def ask(self, device: str = DEVICE, message: str = MESSAGE) -> None:
+        out = Outgoing(message, device, int(device, 16), 1, "train", b"", (), 3600.0)
+        self.dispatcher.submit(RunApp(self.run, BlobRef(b"\x01" * 32, 1), "a:b", {}), [out])
+
+    def born(self, *pending: str) -> None:
+        body = Birth(
+            boot="11" * 16, session=1, name="pi", version="1", python="3", machine="arm", pending=list(pending)
+        )
+        self.dispatcher._on_birth(DEVICE, Envelope(kind="birth"), body)
+
+    def tick(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.registry.tick()
+        self.dispatcher.tick()
+
+    def codes(self, count: int) -> list[str | None]:
+        until(lambda: len(self.answers) >= count, patience_s=5)
+        return [answer.error.code if answer.error else None for answer in self.answers]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.dispatcher.close()
+    made.store.close()
+
+
+def test_a_device_that_was_lost_before_it_was_asked_is_answered_for_at_once(bench: Bench) -> None:
+    bench.born()
+    bench.registry.died(DEVICE, Death(boot="11" * 16))
+    bench.tick(11)
+    bench.ask()
+    bench.tick(1)
+    assert bench.codes(1) == ["device-lost"]
+
+
+def test_a_node_that_nobody_ever_saw_is_answered_for_after_the_grace(bench: Bench) -> None:
+    bench.ask("00000000000000bb")
+    bench.tick(5)
+    assert bench.answers == []
+    bench.tick(6)
+    assert bench.codes(1) == ["device-lost"]
+
+
+def test_a_device_that_never_comes_back_to_a_new_broker_is_lost(bench: Bench) -> None:
+    bench.born()
+    bench.ask()
+    bench.dispatcher.link_down()
+    bench.dispatcher.link_up()
+    bench.tick(60)
+    assert bench.registry.online() == [DEVICE]
+    bench.tick(31)
+    bench.tick(11)
+    assert bench.codes(1) == ["device-lost"]
+
+
+def test_a_device_is_given_its_work_although_the_database_refuses_to_note_its_birth(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.dispatcher.exchange.peer_down(DEVICE)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageFailed(path="db", why="read-only")
+
+    monkeypatch.setattr(bench.store.devices, "seen", refuse)
+    with pytest.raises(StorageFailed):
+        bench.born()
+    assert DEVICE not in bench.dispatcher.exchange._session.down
+
+
+def test_an_answer_that_was_committed_although_the_database_said_it_failed_is_told_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.born()
+    bench.ask()
+    commit = bench.store.instructions.answered_many
+
+    def commit_and_fail(*given: object) -> None:
+        commit(*given)  # type: ignore[arg-type]  # handed through
+        raise StorageFailed(path="db", why="the connection was lost")
+
+    reply = Envelope(kind="reply", reply_to=MESSAGE)
+    with monkeypatch.context() as failing:
+        failing.setattr(bench.store.instructions, "answered_many", commit_and_fail)
+        bench.dispatcher._on_reply(DEVICE, reply, Reply())
+        assert bench.dispatcher._ledger.flush(5)
+    for _ in range(2):
+        bench.dispatcher._on_reply(DEVICE, reply, Reply())
+    assert bench.dispatcher._ledger.flush(5)
+    assert bench.codes(1) == [None]
+
+
+def test_posting_fails_quietly_when_the_database_does(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageFailed(path="db", why="gone")
+
+    monkeypatch.setattr(bench.store.devices, "get", refuse)
+    assert not bench.gateway.post(DEVICE, Received(), reply_to=MESSAGE)
+    assert not bench.gateway.post_chunk(DEVICE, "", b"")

@@ -77,3 +77,17 @@ def test_a_token_that_is_none_is_named(tmp_path: Path) -> None:
     done = typed("join", "https://127.0.0.1:1", "--token", "x", "--pin", pin, "--state-dir", str(tmp_path))
     assert done.returncode == 32
     assert "argosy token create" in done.stderr
+
+
+def test_ctrl_c_while_it_still_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'argosy_client.daemon':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+    )
+    done = typed("run", "--state-dir", str(tmp_path), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr

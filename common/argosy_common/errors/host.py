@@ -83,8 +83,8 @@ class CoordinatorUnreachable(ArgosyError):
     fault = Fault.OPERATOR
     template = "No coordinator answers on {socket}: {why}."
     remedy = (
-        "Start it (`argosy-coordinator run`, or systemctl start argosy-coordinator), or name its socket, admin.sock in its "
-        "state directory, with --socket or ARGOSY_SOCKET."
+        "Start it (`argosy-coordinator run`, or systemctl start argosy-coordinator), or name its socket, admin.sock in "
+        "its state directory, with --socket or ARGOSY_SOCKET."
     )
 
 

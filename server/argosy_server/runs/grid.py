@@ -108,12 +108,15 @@ class EdgeGrid(Grid):
         """Return the node ids of the devices that are online.
 
         Raises:
-            TooFewDevices: it was asked again and again for `device_wait_s` seconds and nothing was sent meanwhile, as
-                Flower's `sample_nodes` does, for ever, below the strategy's minimum.
+            TooFewDevices: it was asked again and again for `device_wait_s` seconds, and nothing was sent meanwhile nor
+                under way, as Flower's `sample_nodes` does, for ever, below the strategy's minimum.
         """
         nodes = self._port.nodes()
         now = self._clock.monotonic()
-        if now - self._asked_at > _STARVING_GAP_S:
+        # an app that works with push and pull may ask while it waits for answers; their deadlines bound that
+        if now - self._asked_at > _STARVING_GAP_S or any(
+            now < each.at + each.deadline_s for each in self._sent.values()
+        ):
             self._hungry_since = now
         self._asked_at = now
         waited = now - (self._hungry_since if self._hungry_since is not None else now)

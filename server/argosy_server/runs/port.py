@@ -61,6 +61,8 @@ class DaemonPort:
         self._gone = gone
         self._clock = clock
         self._answers: dict[str, NodeAnswer] = {}
+        self._given_up: set[str] = set()
+        """Each of them is still answered, once, for nobody."""
         self._changed = threading.Condition()
         self._nodes: queue.Queue[list[int]] = queue.Queue()
         self._stopped = ""
@@ -89,6 +91,8 @@ class DaemonPort:
 
     def give_up(self, ids: Collection[str], seconds: float) -> None:
         """Say that these are no longer waited for."""
+        with self._changed:
+            self._given_up.update(each for each in ids if self._answers.pop(each, None) is None)
         self._channel.send({"op": "give-up", "ids": list(ids), "seconds": seconds})
 
     def release(self, digests: Collection[bytes]) -> None:
@@ -156,5 +160,8 @@ class DaemonPort:
         error = error_from_wire(message["error"]) if message["error"] else None
         answer = NodeAnswer(message["id"], message["device"], message["flower"], error, message["facts"])
         with self._changed:
+            if answer.id in self._given_up:
+                self._given_up.remove(answer.id)
+                return
             self._answers[answer.id] = answer
             self._changed.notify_all()

@@ -194,15 +194,17 @@ class Jobs:
         """Drop a run: its instructions, its replies, its app and its context."""
         if envelope.run is None:
             raise EnvelopeMalformed(peer=COORDINATOR, why="a cancel without a run")
-        dropped = self._journal.cancel(envelope.run)
+        try:
+            dropped = self._journal.cancel(envelope.run)
+        finally:  # a disk that is full must not keep the board at work for nobody
+            with self._lock:
+                current = self._current
+            if current is not None and current.entry.run == envelope.run:
+                current.cancel()
         log.info("run.cancelled", run=envelope.run, instructions=len(dropped))
         for each in dropped:
             self._deadlines.pop(each, None)
             self._outbox.cancel(each)
-        with self._lock:
-            current = self._current
-        if current is not None and current.entry.run == envelope.run:
-            current.cancel()
         self._work.put(partial(self._forget_run, envelope.run))
 
     # --- on the job thread ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from argosy_common.wire.bodies import (
@@ -288,3 +289,16 @@ def test_an_instruction_that_cannot_be_journaled_is_answered_by_name_and_runs_wh
     harness.send(device, instruction)
     assert harness.wait(Reply, instruction.id, where=lambda reply: reply.error is None).flower
     assert harness.trained == [instruction.id]
+
+
+def test_a_cancel_that_cannot_be_journaled_ends_the_work_all_the_same(harness: Harness, device: DeviceProcess) -> None:
+    message = harness.send(device, harness.instruction(harness.bundle(), "hang"))
+    assert until(lambda: harness.trained == [message])
+    worker = psutil.Process(device.process.pid).children()[0] if device.process is not None else None
+    assert worker is not None
+    with no_room(device, 0):
+        harness.cancel(device, run=1)
+        assert until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+        assert harness.wait(Refused, device=device).error.code in ("disk-full", "storage-failed")
+    harness.cancel(device, run=1)
+    assert until(device.has_nothing_to_do)

@@ -9,13 +9,13 @@ are those of `argosy_server.store.instructions`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
 from argosy_common.clock import Clock
-from argosy_common.errors import ArgosyError, DeviceLost, ReplyTimedOut, TransferRefused, error_from_wire
+from argosy_common.errors import ArgosyError, DeviceLost, ReplyInvalid, ReplyTimedOut, TransferRefused, error_from_wire
 from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import (
     Accepted,
@@ -32,7 +32,7 @@ from argosy_common.wire.bodies import (
     Refused,
     Reply,
 )
-from argosy_common.wire.envelope import Envelope, encode
+from argosy_common.wire.envelope import MAX_BLOBS, Envelope, encode
 from argosy_server.gateway import TRANSFER_KINDS, Gateway
 from argosy_server.group_commit import GroupCommit
 from argosy_server.registry import Presence, Registry
@@ -94,6 +94,7 @@ class _Pending:
     sent_at: float | None = None
     collecting: bool = False
     """Its reply is here and its blobs are being fetched."""
+    reply_digests: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class _Answered:
     state: InstructionState
     bytes_up: int = 0
     upload_s: float = 0.0
+    fetched: tuple[bytes, ...] = ()
+    """Blobs of the reply that were not here before."""
 
 
 AnswerListener = Callable[[Answer], None]
@@ -137,6 +140,9 @@ class Dispatcher:
         self._max_upload = max_upload
         self._pending: dict[str, _Pending] = {}
         self._listeners: dict[int, AnswerListener] = {}
+        self._uploads: dict[str, dict[bytes, int]] = {}
+        """By device, the blobs (and their sizes) that it offered and no reply has named yet."""
+        self._on_unclaimed: Callable[[Collection[bytes]], None] = lambda _digests: None
         self._dead: dict[str, set[int]] = {}
         """By device, the runs that it does not know to be over."""
         self._lock = threading.RLock()
@@ -168,6 +174,10 @@ class Dispatcher:
         """Send the answers of `run` to `listener`, which is called on the link's or a worker's thread; be quick."""
         with self._lock:
             self._listeners[run] = listener
+
+    def on_unclaimed(self, listener: Callable[[Collection[bytes]], None]) -> None:
+        """Name who is told of blobs that devices brought and no answer refers to, so that they do not fill the disk."""
+        self._on_unclaimed = listener
 
     def submit(self, app: RunApp, messages: Iterable[Outgoing]) -> None:
         """Record the messages, then send them. Returns once they are in the database."""
@@ -236,9 +246,9 @@ class Dispatcher:
             self._dead.setdefault(device, set()).add(run)
 
     def needs(self, digest: bytes) -> bool:
-        """Tell whether a device that has not answered yet may still fetch this blob."""
+        """Tell whether an open instruction, or a reply that is being collected, refers to this blob."""
         with self._lock:
-            return any(digest in entry.digests for entry in self._pending.values())
+            return any(digest in entry.digests or digest in entry.reply_digests for entry in self._pending.values())
 
     # --- time
 
@@ -350,6 +360,14 @@ class Dispatcher:
             if entry.collecting:
                 return  # a repetition, while its blobs are on their way
             entry.collecting = True
+            entry.reply_digests = tuple(part.digest for part in body.blobs)
+            for digest in entry.reply_digests:
+                self._uploads.get(device, {}).pop(digest, None)
+        size = sum(part.size for part in body.blobs)
+        if size > self._max_upload:
+            why = f"its blobs have {size} bytes, over the limit of {self._max_upload}"
+            self._answer(entry, body, ReplyInvalid(why=why), InstructionState.FAILED)
+            return
         missing = [ref for part in body.blobs if not self._blobs.has((ref := _ref(part)).digest)]
         _Collector(self, entry, body, missing, len(envelope.body)).start()
 
@@ -359,10 +377,13 @@ class Dispatcher:
             owes = any(entry.out.device == device for entry in self._pending.values())
         if not owes:
             return TransferRefused(peer="the coordinator", digest=offer.digest.hex(), why="nothing is due from you")
-        if offer.size > self._max_upload:
-            why = f"{offer.size} bytes are over the limit of {self._max_upload}"
-            return TransferRefused(peer="the coordinator", digest=offer.digest.hex(), why=why)
-        return None
+        with self._lock:
+            others = {**self._uploads.get(device, {}), offer.digest: offer.size}
+            if len(others) <= MAX_BLOBS and sum(others.values()) <= self._max_upload:
+                self._uploads[device] = others
+                return None
+        why = f"{len(others)} blobs of {sum(others.values())} bytes are over the limit of {self._max_upload}"
+        return TransferRefused(peer="the coordinator", digest=offer.digest.hex(), why=why)
 
     def _may_serve(self, device: str, digest: bytes) -> bool:
         """A device may fetch what an instruction of its own refers to, and nothing else."""
@@ -392,13 +413,20 @@ class Dispatcher:
             entry.sent_at = now
 
     def collected(
-        self, entry: _Pending, reply: Reply, failure: ArgosyError | None, *, bytes_up: int, began: float
+        self,
+        entry: _Pending,
+        reply: Reply,
+        failure: ArgosyError | None,
+        *,
+        bytes_up: int,
+        began: float,
+        fetched: tuple[bytes, ...],
     ) -> None:
         """The reply's blobs are here, or cannot be had."""
         error = failure or (error_from_wire(reply.error.model_dump()) if reply.error else None)
         state = InstructionState.FAILED if error else InstructionState.REPLIED
         seconds = self.now() - began
-        self._ledger.put(_Answered(entry, reply, error, state, bytes_up=bytes_up, upload_s=seconds))
+        self._ledger.put(_Answered(entry, reply, error, state, bytes_up=bytes_up, upload_s=seconds, fetched=fetched))
 
     def now(self) -> float:
         """Return the monotonic time."""
@@ -425,15 +453,27 @@ class Dispatcher:
             entry = each.entry
             if each.reply is not None:
                 self._gateway.post(entry.out.device, Received(), reply_to=entry.out.id)
-            self._tell(each)
+            told = self._tell(each)
+            self._tidy(entry.out.device, each.fetched if not told else ())
 
-    def _tell(self, answered: _Answered) -> None:
+    def _tidy(self, device: str, unclaimed: tuple[bytes, ...]) -> None:
+        """Have deleted what came with an answer that was too late, and what a device brought and never named."""
+        with self._lock:
+            owes = any(entry.out.device == device for entry in self._pending.values())
+            never_named = {} if owes else self._uploads.pop(device, {})
+        for digest in never_named:
+            self.exchange.cancel(device, digest)
+        if unclaimed or never_named:
+            self._on_unclaimed({*unclaimed, *never_named})
+
+    def _tell(self, answered: _Answered) -> bool:
+        """Tell the run of an answer; False if it was told of another before."""
         entry = answered.entry
         with self._lock:
             # Of several answers the first counts. What is pending decides, not what the database had news of: it may
             # have committed and told us that it failed.
             if self._pending.pop(entry.out.id, None) is None:
-                return
+                return False
             listener = self._listeners.get(entry.run)
         self._registry.does(entry.out.device, "idle")
         if listener is not None:
@@ -447,6 +487,7 @@ class Dispatcher:
                     upload_s=answered.upload_s,
                 )
             )
+        return True
 
     def _not_recorded(self, answers: Sequence[_Answered], error: Exception) -> None:
         """The database failed: let the devices send their replies again, and deadlines pass again."""
@@ -488,7 +529,14 @@ class _Collector:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        self._dispatcher.collected(self._entry, self._reply, self._failure, bytes_up=self._bytes, began=self._began)
+        self._dispatcher.collected(
+            self._entry,
+            self._reply,
+            self._failure,
+            bytes_up=self._bytes,
+            began=self._began,
+            fetched=tuple(ref.digest for ref in self._missing),
+        )
 
 
 def _ref(part: BlobPart) -> BlobRef:

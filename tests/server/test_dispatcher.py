@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ import pytest
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.errors import StorageFailed
 from argosy_common.link import Link, LinkSettings
-from argosy_common.wire.bodies import Birth, Death, Received, Reply
+from argosy_common.wire.bodies import Birth, BlobPart, Death, Offer, Received, Reply
 from argosy_common.wire.envelope import Envelope
 from argosy_server.dispatcher import Answer, Dispatcher, Outgoing, RunApp
 from argosy_server.gateway import Gateway
@@ -44,12 +45,13 @@ class Bench:
         self.clock = HandClock()
         self.store = Store.open(f"sqlite:///{folder / 'argosy.db'}", self.clock)
         self.registry = Registry(clock=self.clock, grace_s=10.0)
+        self.blobs = BlobStore(folder / "blobs")
         link = Link(LinkSettings("127.0.0.1", 1, "coordinator", tls=None), clock=self.clock, rng=random.Random(1))
         self.gateway = Gateway(link, self.store, clock=self.clock, sink="c0")
         self.dispatcher = Dispatcher(
             gateway=self.gateway,
             store=self.store,
-            blobs=BlobStore(folder / "blobs"),
+            blobs=self.blobs,
             registry=self.registry,
             clock=self.clock,
             sink="c0",
@@ -163,3 +165,57 @@ def test_posting_fails_quietly_when_the_database_does(bench: Bench, monkeypatch:
     monkeypatch.setattr(bench.store.devices, "get", refuse)
     assert not bench.gateway.post(DEVICE, Received(), reply_to=MESSAGE)
     assert not bench.gateway.post_chunk(DEVICE, "", b"")
+
+
+def part_of(content: bytes) -> BlobPart:
+    return BlobPart(digest=hashlib.sha256(content).digest(), size=len(content))
+
+
+def offer_of(content: bytes) -> Offer:
+    part = part_of(content)
+    return Offer(digest=part.digest, size=part.size, chunk=1024, chunks_digest=b"\x02" * 32)
+
+
+def test_a_reply_whose_blobs_are_too_large_together_is_an_error_and_nothing_is_fetched(bench: Bench) -> None:
+    bench.born()
+    bench.ask()
+    parts = [part_of(b"a" * 600), part_of(b"b" * 600)]
+    bench.dispatcher._on_reply(DEVICE, Envelope(kind="reply", reply_to=MESSAGE), Reply(blobs=parts))
+    assert bench.codes(1) == ["reply-invalid"]
+
+
+def test_a_device_may_not_bring_more_than_one_reply_can_hold_before_it_names_it(bench: Bench) -> None:
+    bench.born()
+    bench.ask()
+    assert bench.dispatcher._allow_upload(DEVICE, offer_of(b"a" * 600)) is None
+    assert bench.dispatcher._allow_upload(DEVICE, offer_of(b"a" * 600)) is None
+    assert bench.dispatcher._allow_upload(DEVICE, offer_of(b"b" * 600)) is not None
+
+
+def test_what_a_device_brought_and_never_named_is_handed_out_for_deletion(bench: Bench) -> None:
+    gone: set[bytes] = set()
+    bench.dispatcher.on_unclaimed(gone.update)
+    bench.born()
+    bench.ask()
+    for content in (b"named", b"unnamed"):
+        assert bench.dispatcher._allow_upload(DEVICE, offer_of(content)) is None
+        bench.blobs.put_bytes(content)
+    reply = Reply(blobs=[part_of(b"named")])
+    bench.dispatcher._on_reply(DEVICE, Envelope(kind="reply", reply_to=MESSAGE), reply)
+    assert bench.codes(1) == [None]
+    assert bench.dispatcher._ledger.flush(5)
+    assert gone == {part_of(b"unnamed").digest}
+
+
+def test_the_blobs_of_a_reply_that_came_too_late_are_handed_out_for_deletion(bench: Bench) -> None:
+    gone: set[bytes] = set()
+    bench.dispatcher.on_unclaimed(gone.update)
+    bench.born()
+    bench.ask()
+    reply = Reply(blobs=[part_of(b"slow")])
+    bench.dispatcher._on_reply(DEVICE, Envelope(kind="reply", reply_to=MESSAGE), reply)
+    bench.tick(3601)
+    assert bench.codes(1) == ["reply-timed-out"]
+    bench.dispatcher.exchange.cancel(DEVICE, reply.blobs[0].digest)
+    assert until(lambda: gone == {reply.blobs[0].digest}, patience_s=5)
+    assert bench.codes(1) == ["reply-timed-out"]

@@ -104,6 +104,7 @@ class RunSupervisor:
         """Apps and final models. A run may come upon the same content and be done with it: it stays all the same."""
         self._lock = threading.RLock()
         self._record = RunRecord(store, clock=clock)
+        dispatcher.on_unclaimed(lambda digests: self._drop(digests))
 
     # --- for the admin API
 
@@ -394,6 +395,12 @@ class RunSupervisor:
         free = [digest for digest in digests if not self._dispatcher.needs(digest)]
         with self._lock:
             active.held.difference_update(free)
+        self._drop(free)
+
+    def _drop(self, digests: Collection[bytes]) -> None:
+        """Delete those of `digests` that no run refers to."""
+        free = [digest for digest in digests if not self._dispatcher.needs(digest)]
+        with self._lock:
             held = self._kept.union(*(each.held for each in self._active.values()))
         for digest in free:
             if digest not in held:

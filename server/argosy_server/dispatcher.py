@@ -139,6 +139,8 @@ class Dispatcher:
         self._grace_s = grace_s
         self._max_upload = max_upload
         self._pending: dict[str, _Pending] = {}
+        self._owed: dict[str, dict[str, _Pending]] = {}
+        """The same by device, so that one of thousands costs no look at all others. No entry where nothing is owed."""
         self._listeners: dict[int, AnswerListener] = {}
         self._uploads: dict[str, dict[bytes, int]] = {}
         """By device, the blobs (and their sizes) that it offered and no reply has named yet."""
@@ -208,7 +210,9 @@ class Dispatcher:
             ]
         )
         with self._lock:
-            self._pending.update({entry.out.id: entry for entry in entries})
+            for entry in entries:
+                self._pending[entry.out.id] = entry
+                self._owed.setdefault(entry.out.device, {})[entry.out.id] = entry
         for entry in entries:
             self._send(entry)
 
@@ -231,7 +235,7 @@ class Dispatcher:
             self._listeners.pop(run, None)
             mine = [entry for entry in self._pending.values() if entry.run == run]
             for entry in mine:
-                self._pending.pop(entry.out.id, None)
+                self._forget(entry)
         self._store.instructions.cancel_run(run)
         for device in self._store.instructions.devices_of(run):
             self._gateway.post(device, Cancel(), run=run)
@@ -302,7 +306,7 @@ class Dispatcher:
         self.exchange.peer_up(device)
         known = set(body.pending)
         with self._lock:
-            mine = [entry for entry in self._pending.values() if entry.out.device == device]
+            mine = list(self._owed.get(device, {}).values())
             for entry in mine:
                 # what the device says it holds needs no sending; all else it may have lost, so it gets it again
                 entry.accepted = entry.out.id in known
@@ -374,7 +378,7 @@ class Dispatcher:
     def _allow_upload(self, device: str, offer: Offer) -> ArgosyError | None:
         """Devices upload only while they owe an answer, and only what fits."""
         with self._lock:
-            owes = any(entry.out.device == device for entry in self._pending.values())
+            owes = device in self._owed
         if not owes:
             return TransferRefused(peer="the coordinator", digest=offer.digest.hex(), why="nothing is due from you")
         with self._lock:
@@ -388,12 +392,12 @@ class Dispatcher:
     def _may_serve(self, device: str, digest: bytes) -> bool:
         """A device may fetch what an instruction of its own refers to, and nothing else."""
         with self._lock:
-            return any(entry.out.device == device and digest in entry.digests for entry in self._pending.values())
+            return any(digest in entry.digests for entry in self._owed.get(device, {}).values())
 
     def _on_lost(self, device: str) -> None:
         log.warning("device.lost", device=device, grace_s=self._grace_s)
         with self._lock:
-            mine = [entry for entry in self._pending.values() if entry.out.device == device]
+            mine = list(self._owed.get(device, {}).values())
         for entry in mine:
             self._answer(entry, None, DeviceLost(device=device, grace_s=round(self._grace_s)), InstructionState.FAILED)
 
@@ -404,6 +408,15 @@ class Dispatcher:
         with self._lock:
             entry = self._pending.get(envelope.reply_to or "")
         return entry if entry is not None and entry.out.device == device else None
+
+    def _forget(self, entry: _Pending) -> bool:
+        """Wait for it no longer; False if nobody does. With the lock held."""
+        device = entry.out.device
+        owed = self._owed.get(device, {})
+        owed.pop(entry.out.id, None)
+        if not owed:
+            self._owed.pop(device, None)
+        return self._pending.pop(entry.out.id, None) is not None
 
     def _send(self, entry: _Pending) -> None:
         now = self._clock.monotonic()
@@ -459,7 +472,7 @@ class Dispatcher:
     def _tidy(self, device: str, unclaimed: tuple[bytes, ...]) -> None:
         """Have deleted what came with an answer that was too late, and what a device brought and never named."""
         with self._lock:
-            owes = any(entry.out.device == device for entry in self._pending.values())
+            owes = device in self._owed
             never_named = {} if owes else self._uploads.pop(device, {})
         for digest in never_named:
             self.exchange.cancel(device, digest)
@@ -472,7 +485,7 @@ class Dispatcher:
         with self._lock:
             # Of several answers the first counts. What is pending decides, not what the database had news of: it may
             # have committed and told us that it failed.
-            if self._pending.pop(entry.out.id, None) is None:
+            if not self._forget(entry):
                 return False
             listener = self._listeners.get(entry.run)
         self._registry.does(entry.out.device, "idle")

@@ -219,3 +219,16 @@ def test_the_blobs_of_a_reply_that_came_too_late_are_handed_out_for_deletion(ben
     bench.dispatcher.exchange.cancel(DEVICE, reply.blobs[0].digest)
     assert until(lambda: gone == {reply.blobs[0].digest}, patience_s=5)
     assert bench.codes(1) == ["reply-timed-out"]
+
+
+def test_nothing_is_kept_of_what_was_answered_or_closed(bench: Bench) -> None:
+    bench.born()
+    for number in range(3):
+        bench.ask(message=f"{number:032x}")
+    bench.dispatcher._on_reply(DEVICE, Envelope(kind="reply", reply_to=f"{0:032x}"), Reply())
+    assert bench.codes(1) == [None]
+    assert bench.dispatcher._allow_upload(DEVICE, offer_of(b"still owed")) is None
+    bench.dispatcher.close_run(bench.run)
+    assert bench.dispatcher._allow_upload(DEVICE, offer_of(b"nothing owed")) is not None
+    assert not bench.dispatcher._pending
+    assert not bench.dispatcher._owed

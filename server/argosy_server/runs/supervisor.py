@@ -104,7 +104,7 @@ class RunSupervisor:
         """Apps and final models. A run may come upon the same content and be done with it: it stays all the same."""
         self._lock = threading.RLock()
         self._record = RunRecord(store, clock=clock)
-        dispatcher.on_unclaimed(lambda digests: self._drop(digests))
+        dispatcher.on_unclaimed(self._drop)
 
     # --- for the admin API
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -41,6 +42,7 @@ class Bench:
         self.clock = HandClock()
         self.daemon, theirs = Channel.pair()
         self.told: list[dict[str, Any]] = []
+        self._theirs = theirs
         self.port = DaemonPort(Channel(theirs), clock=self.clock, gone=lambda: None)
         self.port.start()
         self.grid = EdgeGrid(
@@ -60,6 +62,12 @@ class Bench:
             if message["op"] == "nodes":
                 self.daemon.send({"op": "nodes", "ids": [7]})
 
+    def end(self) -> None:
+        """Shut down what the run process sends, so that no thread reads from a socket that is closed under it."""
+        self._theirs.shutdown(socket.SHUT_WR)
+        self.thread.join(5)
+        self.daemon.close()
+
     def answer(self, message_id: str) -> None:
         error = {"code": "device-lost", "message": "gone", "remedy": "", "facts": {}}
         self.daemon.send(
@@ -75,8 +83,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
-    made.daemon.close()
-    made.thread.join(5)
+    made.end()
 
 
 def ask_for_nodes(bench: Bench, seconds: int) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 from argosy_common.blobs import BlobRef, BlobStore
-from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
+from argosy_common.blobs.exchange import BlobExchange
 from argosy_common.clock import Clock
 from argosy_common.errors import ArgosyError, DeviceLost, ReplyInvalid, ReplyTimedOut, TransferRefused, error_from_wire
 from argosy_common.logs import get_logger
@@ -24,7 +23,6 @@ from argosy_common.wire.bodies import (
     Cancel,
     Death,
     Heartbeat,
-    Instruction,
     Offer,
     Progress,
     Rebirth,
@@ -33,82 +31,14 @@ from argosy_common.wire.bodies import (
     Reply,
 )
 from argosy_common.wire.envelope import MAX_BLOBS, Envelope, encode
+from argosy_server.collector import Collector
 from argosy_server.gateway import TRANSFER_KINDS, Gateway
 from argosy_server.group_commit import GroupCommit
+from argosy_server.instruction import Answer, Answered, Outgoing, Pending, RunApp, instruction_envelope
 from argosy_server.registry import Presence, Registry
 from argosy_server.store import InstructionAnswer, InstructionState, NewInstruction, Store
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """One message of a run process, on its way to a device."""
-
-    id: str
-    device: str
-    node_id: int
-    round: int | None
-    message_type: str
-    flower: bytes
-    blobs: tuple[BlobRef, ...]
-    deadline_s: float
-
-
-@dataclass(frozen=True)
-class RunApp:
-    """What every instruction of a run carries besides its message."""
-
-    run: int
-    bundle: BlobRef
-    client_app: str
-    run_config: dict[str, bool | int | float | str]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of an instruction: the reply, or the named error that stands for it."""
-
-    id: str
-    device: str
-    reply: Reply | None
-    error: ArgosyError | None
-    bytes_up: int = 0
-    """Bytes of the reply and its blobs, repetitions included."""
-    upload_s: float = 0.0
-    """From the reply's arrival until its blobs were all here."""
-
-
-@dataclass
-class _Pending:
-    """An instruction that is not answered yet."""
-
-    out: Outgoing
-    run: int
-    envelope: bytes
-    digests: tuple[bytes, ...]
-    """The blobs it refers to, the app's bundle among them: what its device may fetch."""
-    submitted_at: float
-    expires_at: float
-    accepted: bool = False
-    sent_at: float | None = None
-    collecting: bool = False
-    """Its reply is here and its blobs are being fetched."""
-    reply_digests: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """An answer on its way into the database."""
-
-    entry: _Pending
-    reply: Reply | None
-    error: ArgosyError | None
-    state: InstructionState
-    bytes_up: int = 0
-    upload_s: float = 0.0
-    fetched: tuple[bytes, ...] = ()
-    """Blobs of the reply that were not here before."""
 
 
 AnswerListener = Callable[[Answer], None]
@@ -138,8 +68,8 @@ class Dispatcher:
         self._resend_s = resend_s
         self._grace_s = grace_s
         self._max_upload = max_upload
-        self._pending: dict[str, _Pending] = {}
-        self._owed: dict[str, dict[str, _Pending]] = {}
+        self._pending: dict[str, Pending] = {}
+        self._owed: dict[str, dict[str, Pending]] = {}
         """The same by device, so that one of thousands costs no look at all others. No entry where nothing is owed."""
         self._listeners: dict[int, AnswerListener] = {}
         self._uploads: dict[str, dict[bytes, int]] = {}
@@ -185,10 +115,10 @@ class Dispatcher:
         """Record the messages, then send them. Returns once they are in the database."""
         now = self._clock.monotonic()
         entries = [
-            _Pending(
+            Pending(
                 out=out,
                 run=app.run,
-                envelope=encode(_instruction(app, out)),
+                envelope=encode(instruction_envelope(app, out)),
                 digests=(*(ref.digest for ref in out.blobs), app.bundle.digest),
                 submitted_at=now,
                 expires_at=now + out.deadline_s,
@@ -272,7 +202,7 @@ class Dispatcher:
                 self._send(entry)
         self.exchange.tick()
 
-    def _hopeless(self, entry: _Pending, now: float) -> bool:
+    def _hopeless(self, entry: Pending, now: float) -> bool:
         """Tell whether nobody is there to answer: the device was lost before it was asked, or was never seen."""
         presence = self._registry.view(entry.out.device).presence
         never_seen = presence is Presence.UNSEEN and now - entry.submitted_at >= self._grace_s
@@ -373,7 +303,8 @@ class Dispatcher:
             self._answer(entry, body, ReplyInvalid(why=why), InstructionState.FAILED)
             return
         missing = [ref for part in body.blobs if not self._blobs.has((ref := _ref(part)).digest)]
-        _Collector(self, entry, body, missing, len(envelope.body)).start()
+        size = len(envelope.body)
+        Collector(entry, body, missing, size, exchange=self.exchange, clock=self._clock, done=self._ledger.put).start()
 
     def _allow_upload(self, device: str, offer: Offer) -> ArgosyError | None:
         """Devices upload only while they owe an answer, and only what fits."""
@@ -403,13 +334,13 @@ class Dispatcher:
 
     # --- inside
 
-    def _entry(self, device: str, envelope: Envelope) -> _Pending | None:
+    def _entry(self, device: str, envelope: Envelope) -> Pending | None:
         """Return the pending instruction that `device` answers; another device's is none of its business."""
         with self._lock:
             entry = self._pending.get(envelope.reply_to or "")
         return entry if entry is not None and entry.out.device == device else None
 
-    def _forget(self, entry: _Pending) -> bool:
+    def _forget(self, entry: Pending) -> bool:
         """Wait for it no longer; False if nobody does. With the lock held."""
         device = entry.out.device
         owed = self._owed.get(device, {})
@@ -418,38 +349,18 @@ class Dispatcher:
             self._owed.pop(device, None)
         return self._pending.pop(entry.out.id, None) is not None
 
-    def _send(self, entry: _Pending) -> None:
+    def _send(self, entry: Pending) -> None:
         now = self._clock.monotonic()
         if not self._registry.view(entry.out.device).online:
             return  # its birth will send it
         if self._gateway.post_job(entry.out.device, entry.envelope, expires_s=max(1.0, entry.expires_at - now)):
             entry.sent_at = now
 
-    def collected(
-        self,
-        entry: _Pending,
-        reply: Reply,
-        failure: ArgosyError | None,
-        *,
-        bytes_up: int,
-        began: float,
-        fetched: tuple[bytes, ...],
-    ) -> None:
-        """The reply's blobs are here, or cannot be had."""
-        error = failure or (error_from_wire(reply.error.model_dump()) if reply.error else None)
-        state = InstructionState.FAILED if error else InstructionState.REPLIED
-        seconds = self.now() - began
-        self._ledger.put(_Answered(entry, reply, error, state, bytes_up=bytes_up, upload_s=seconds, fetched=fetched))
-
-    def now(self) -> float:
-        """Return the monotonic time."""
-        return self._clock.monotonic()
-
-    def _answer(self, entry: _Pending, reply: Reply | None, error: ArgosyError | None, state: InstructionState) -> None:
+    def _answer(self, entry: Pending, reply: Reply | None, error: ArgosyError | None, state: InstructionState) -> None:
         """Have the one answer of an instruction recorded; `_record` goes on from there."""
-        self._ledger.put(_Answered(entry, reply, error, state))
+        self._ledger.put(Answered(entry, reply, error, state))
 
-    def _record(self, answers: Sequence[_Answered]) -> None:
+    def _record(self, answers: Sequence[Answered]) -> None:
         """Record answers, then send the receipts, then tell the runs."""
         self._store.instructions.answered_many(
             [
@@ -479,7 +390,7 @@ class Dispatcher:
         if unclaimed or never_named:
             self._on_unclaimed({*unclaimed, *never_named})
 
-    def _tell(self, answered: _Answered) -> bool:
+    def _tell(self, answered: Answered) -> bool:
         """Tell the run of an answer; False if it was told of another before."""
         entry = answered.entry
         with self._lock:
@@ -502,75 +413,12 @@ class Dispatcher:
             )
         return True
 
-    def _not_recorded(self, answers: Sequence[_Answered], error: Exception) -> None:
+    def _not_recorded(self, answers: Sequence[Answered], error: Exception) -> None:
         """The database failed: let the devices send their replies again, and deadlines pass again."""
         for each in answers:
             log.error("dispatcher.answer_not_recorded", message=each.entry.out.id, why=str(error))
             each.entry.collecting = False
 
 
-class _Collector:
-    """Waits for the blobs of one reply, which its device offers beside it or is asked for; then hands the reply on."""
-
-    def __init__(
-        self, dispatcher: Dispatcher, entry: _Pending, reply: Reply, missing: list[BlobRef], size: int
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._entry = entry
-        self._reply = reply
-        self._missing = missing
-        self._left = len(missing)
-        self._began = dispatcher.now()
-        self._bytes = size
-        self._failure: ArgosyError | None = None
-        self._lock = threading.Lock()
-
-    def start(self) -> None:
-        """Fetch all side by side; without any, hand on at once."""
-        if not self._missing:
-            self._hand_on()
-        for ref in self._missing:
-            self._dispatcher.exchange.fetch(self._entry.out.device, ref, self._fetched)
-
-    def _fetched(self, outcome: TransferOutcome) -> None:
-        with self._lock:
-            self._left -= 1
-            self._bytes += outcome.wire_bytes
-            self._failure = self._failure or outcome.error
-            last = self._left == 0
-        if last:
-            self._hand_on()
-
-    def _hand_on(self) -> None:
-        self._dispatcher.collected(
-            self._entry,
-            self._reply,
-            self._failure,
-            bytes_up=self._bytes,
-            began=self._began,
-            fetched=tuple(ref.digest for ref in self._missing),
-        )
-
-
 def _ref(part: BlobPart) -> BlobRef:
     return BlobRef(part.digest, part.size)
-
-
-def _instruction(app: RunApp, out: Outgoing) -> Envelope:
-    body = Instruction(
-        flower=out.flower,
-        blobs=[BlobPart(digest=ref.digest, size=ref.size) for ref in out.blobs],
-        app=BlobPart(digest=app.bundle.digest, size=app.bundle.size),
-        client_app=app.client_app,
-        run_config=app.run_config,
-        node_id=out.node_id,
-    )
-    return Envelope(
-        kind=body.kind,
-        body=body.pack(),
-        id=out.id,
-        run=app.run,
-        round=out.round,
-        expires_in=out.deadline_s,
-        blobs=(*(ref.digest for ref in out.blobs), app.bundle.digest),
-    )

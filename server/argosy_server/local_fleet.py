@@ -107,7 +107,7 @@ class LocalFleet:
         """
         progress("starting the coordinator")
         self.start_coordinator()
-        progress(f"enrolling {len(self.devices)} devices")
+        progress(f"enrolling devices: {len(self.devices)}")
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(self.join, self.devices))
         progress(f"starting {len(self.devices)} devices")

@@ -15,8 +15,9 @@ from argosy_common.errors import StorageFailed
 from argosy_common.link import Link, LinkSettings
 from argosy_common.wire.bodies import Birth, BlobPart, Death, Offer, Received, Reply
 from argosy_common.wire.envelope import Envelope
-from argosy_server.dispatcher import Answer, Dispatcher, Outgoing, RunApp
+from argosy_server.dispatcher import Dispatcher
 from argosy_server.gateway import Gateway
+from argosy_server.instruction import Answer, Outgoing, RunApp
 from argosy_server.registry import Registry
 from argosy_server.store import Store
 from tests.waiting import until

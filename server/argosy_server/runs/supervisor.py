@@ -36,8 +36,9 @@ from argosy_common.errors import (
 from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
-from argosy_server.dispatcher import Answer, Dispatcher, Outgoing, RunApp
+from argosy_server.dispatcher import Dispatcher
 from argosy_server.group_commit import GroupCommit
+from argosy_server.instruction import Answer, Outgoing, RunApp
 from argosy_server.registry import Registry
 from argosy_server.runs.live import LiveRun
 from argosy_server.runs.record import End, RunRecord

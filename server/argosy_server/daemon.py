@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from argosy_common.files import private_folder
 from argosy_common.logs import get_logger
 from argosy_server.api.server import AdminServer
 from argosy_server.coordinator import Coordinator
-from argosy_server.settings import CoordinatorSettings
+from argosy_server.settings import SETTINGS_VARIABLE, CoordinatorSettings
 
 log = get_logger(__name__)
 
@@ -73,3 +75,13 @@ def _serve(settings: CoordinatorSettings, stopping: threading.Event) -> None:
         if admin is not None:
             admin.stop()
         coordinator.stop()
+
+
+def _settings_of_the_command() -> CoordinatorSettings:
+    """Return what `argosy-coordinator run` checked before this process took its place."""
+    handed_over = os.environ.pop(SETTINGS_VARIABLE, None)
+    return CoordinatorSettings(**json.loads(handed_over)) if handed_over else CoordinatorSettings.load()
+
+
+if __name__ == "__main__":
+    sys.exit(main(_settings_of_the_command()))

@@ -34,6 +34,9 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")
 """A site is a part of every topic, so its name is lower-case letters, digits and inner hyphens."""
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
+SETTINGS_VARIABLE = "_ARGOSY_COORDINATOR_SETTINGS"
+"""Carries the checked settings, as JSON, from the command to the daemon that takes its place."""
+
 LONGEST_SOCKET_PATH = 107
 """Bytes that fit into a Unix socket's address on Linux, without the closing zero."""
 

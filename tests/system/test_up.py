@@ -82,7 +82,7 @@ def test_it_trains_ends_by_itself_and_leaves_nothing(up: Callable[..., Up]) -> N
     fleet = up("--devices", "3", "--rounds", "2")
     fleet.wait_told("round 1 train sent to 3 devices")
     words = " ".join(fleet.processes().values())
-    for part in ("cli.coordinator", "argosy_client", "worker.process", "runs.process", "mosquitto"):
+    for part in ("argosy_server.daemon", "argosy_client", "worker.process", "runs.process", "mosquitto"):
         assert part in words  # so what is looked for below is really found
     assert fleet.process.wait(60) == 0, fleet.told
     assert "run finished" in fleet.told

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +19,7 @@ from argosy_server.cli.main import run_app
 from argosy_server.cli.operations import print_checks
 from argosy_server.cli.options import JsonOption, examples
 from argosy_server.cli.terminal import print_json
-from argosy_server.settings import BrokerTable, CoordinatorSettings
+from argosy_server.settings import SETTINGS_VARIABLE, BrokerTable, CoordinatorSettings
 
 app = typer.Typer(
     name="argosy-coordinator",
@@ -69,9 +71,9 @@ def run(config: ConfigFile = None, state_dir: StateDir = None, log_level: LogLev
     """Run the coordinator in the foreground, until SIGTERM or Ctrl-C."""
     settings = load_settings(config, state_dir, log_level)
     _check_folder(settings.state_dir)
-    from argosy_server import daemon  # noqa: PLC0415  (after the settings: a wrong one is told at once)
-
-    raise typer.Exit(daemon.main(settings))
+    # The daemon takes this process's place, so that it does not carry the command line's libraries in memory for ever.
+    environment = {**os.environ, SETTINGS_VARIABLE: settings.model_dump_json()}
+    os.execve(sys.executable, [sys.executable, "-m", "argosy_server.daemon"], environment)  # noqa: S606  (ourselves)
 
 
 @app.command("check", epilog=examples("argosy-coordinator check --config ./coordinator.toml"))

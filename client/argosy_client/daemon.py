@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from argosy_client.gateway import COORDINATOR, TRANSFER_KINDS, Gateway
+from argosy_client.gateway import COORDINATOR, Gateway
 from argosy_client.identity import Enrolment
 from argosy_client.instance import InstanceLock
 from argosy_client.jobs import Jobs
@@ -37,7 +37,7 @@ from argosy_common.errors import ArgosyError
 from argosy_common.files import private_folder, write_atomic
 from argosy_common.link import Link, LinkSettings
 from argosy_common.logs import get_logger
-from argosy_common.wire.bodies import Cancel, Instruction, Rebirth, Received, Refused
+from argosy_common.wire.bodies import TRANSFER_KINDS, Cancel, Instruction, Rebirth, Received, Refused
 from argosy_common.wire.envelope import Envelope
 from argosy_common.wire.topics import DeviceTopics
 

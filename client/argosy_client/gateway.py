@@ -15,21 +15,16 @@ from argosy_common.link import Delivery, Link
 from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import (
     KINDS,
-    Accept,
+    TRANSFER_KINDS,
     Accepted,
     Body,
     Cancel,
-    ChunkAck,
-    Done,
     ErrorPart,
-    Fetch,
     Instruction,
-    Offer,
     Progress,
     Rebirth,
     Received,
     Refused,
-    TransferFailed,
     open_body,
 )
 from argosy_common.wire.envelope import Envelope, decode, encode
@@ -39,7 +34,6 @@ log = get_logger(__name__)
 
 COORDINATOR = "coordinator"
 CHUNK_EXPIRY_S = 120
-TRANSFER_KINDS: tuple[type[Body], ...] = (Fetch, Offer, Accept, ChunkAck, Done, TransferFailed)
 JOB_KINDS: tuple[type[Body], ...] = (Instruction, Cancel)
 CONTROL_KINDS: tuple[type[Body], ...] = (Received, Rebirth, Refused, *TRANSFER_KINDS)
 UNACKNOWLEDGED: tuple[type[Body], ...] = (*TRANSFER_KINDS, Accepted, Progress)

@@ -17,6 +17,7 @@ from argosy_common.clock import Clock
 from argosy_common.errors import ArgosyError, DeviceLost, ReplyInvalid, ReplyTimedOut, TransferRefused, error_from_wire
 from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import (
+    TRANSFER_KINDS,
     Accepted,
     Birth,
     BlobPart,
@@ -32,7 +33,7 @@ from argosy_common.wire.bodies import (
 )
 from argosy_common.wire.envelope import MAX_BLOBS, Envelope, encode
 from argosy_server.collector import Collector
-from argosy_server.gateway import TRANSFER_KINDS, Gateway
+from argosy_server.gateway import Gateway
 from argosy_server.group_commit import GroupCommit
 from argosy_server.instruction import Answer, Answered, Outgoing, Pending, RunApp, instruction_envelope
 from argosy_server.registry import Presence, Registry

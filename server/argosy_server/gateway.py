@@ -21,24 +21,19 @@ from argosy_common.logs import get_logger
 from argosy_common.wire import topics
 from argosy_common.wire.bodies import (
     KINDS,
-    Accept,
+    TRANSFER_KINDS,
     Accepted,
     Birth,
     Body,
     Cancel,
-    ChunkAck,
     Death,
-    Done,
     ErrorPart,
-    Fetch,
     Heartbeat,
     Instruction,
-    Offer,
     Progress,
     Received,
     Refused,
     Reply,
-    TransferFailed,
     open_body,
 )
 from argosy_common.wire.envelope import Envelope, decode, encode
@@ -46,7 +41,6 @@ from argosy_server.store import DeviceState, Store
 
 log = get_logger(__name__)
 
-TRANSFER_KINDS: tuple[type[Body], ...] = (Fetch, Offer, Accept, ChunkAck, Done, TransferFailed)
 UPWARD: dict[str, tuple[type[Body], ...]] = {
     "s": (Birth, Death),
     "hb": (Heartbeat,),

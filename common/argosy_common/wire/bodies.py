@@ -270,3 +270,7 @@ class TransferFailed(Body):
     kind = "transfer-failed"
     digest: Digest
     error: ErrorPart
+
+
+TRANSFER_KINDS: tuple[type[Body], ...] = (Fetch, Offer, Accept, ChunkAck, Done, TransferFailed)
+"""Transfer control: what the two exchanges say to each other."""

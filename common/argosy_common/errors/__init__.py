@@ -5,6 +5,13 @@ its area and exporting it here. Codes and exit codes are never reused.
 """
 
 from argosy_common.errors.base import REGISTRY, ArgosyError, Fault, ProgrammingError, error_from_wire
+from argosy_common.errors.codec import (
+    CodecUnknown,
+    CodecUnsuitable,
+    CodeMalformed,
+    ModelVersionMissing,
+    UpdateNotFinite,
+)
 from argosy_common.errors.device import (
     AppBundleInvalid,
     AppImportFailed,
@@ -86,6 +93,9 @@ __all__ = [
     "BrokerUnreachable",
     "CertificateInvalid",
     "ChunkMalformed",
+    "CodeMalformed",
+    "CodecUnknown",
+    "CodecUnsuitable",
     "CoordinatorUnreachable",
     "DaemonFailed",
     "DeviceLost",
@@ -99,6 +109,7 @@ __all__ = [
     "InstructionExpired",
     "KindUnknown",
     "MessageUnsendable",
+    "ModelVersionMissing",
     "NoValidReply",
     "NotEnrolled",
     "PinMismatch",
@@ -123,6 +134,7 @@ __all__ = [
     "TransferCancelled",
     "TransferRefused",
     "TransferTimedOut",
+    "UpdateNotFinite",
     "VersionUnknown",
     "WorkerDied",
     "WorkerOutOfMemory",

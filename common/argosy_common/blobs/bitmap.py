@@ -54,6 +54,19 @@ class Bitmap:
             self._advance()
         return True
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """Return the runs of chunks that are not in the set, each as the first one and the one behind the last."""
+        found: list[tuple[int, int]] = []
+        index = self.upto
+        while index < self.size:
+            end = index
+            while end < self.size and end not in self:
+                end += 1
+            if end > index:
+                found.append((index, end))
+            index = end + 1
+        return found
+
     def _advance(self) -> None:
         while self.upto < self.size:
             if not self.upto & 7 and self._bits[self.upto >> 3] == 0xFF:

@@ -6,11 +6,15 @@
                               Accept {sink, bitmap} ─────────────▶  chunks, as its window allows
                               writes, hashes  ◀──────────── chunks
                               ChunkAck ──────────────────────────▶  more chunks
+                              or by a second way: HTTPS
     done(outcome)          ←  SHA-256, fsync, rename; Done ──────▶  forgets it
     send(peer, ref, done)     the same from Offer on; `done` comes with the peer's Done
 
 Who began a transfer drives it on after a reconnect; the other side waits for that, and speaks up after a silence. So
 nothing is repeated but what was under way when the connection was cut. Everything may be lost, doubled or reordered.
+
+An offer may say where else the blob can be had. An end with a second way (`downloads.py`) then gets it there, into the
+same file with the same bitmap, and asks its sender for chunks only if that way turns back.
 
 The state machines are in `sender.py` and `receiver.py`, and know neither files nor threads nor time. The hot path is
 `handle_chunk` and `ChunkAck`: one read, CRC, hash and write a chunk, two acknowledgements a window, all on the calling
@@ -22,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+from argosy_common.blobs.downloads import Way
 from argosy_common.blobs.frames import parse_frame
 from argosy_common.blobs.incoming import Incoming
 from argosy_common.blobs.outgoing import Outgoing
@@ -47,6 +52,11 @@ def serve_all(_peer: str, _digest: bytes) -> bool:
     return True
 
 
+def no_urls(_ref: BlobRef) -> list[str]:
+    """Offer blobs by chunks alone."""
+    return []
+
+
 class BlobExchange:
     """Fetches, sends and serves blobs with any number of peers. Thread-safe.
 
@@ -59,6 +69,8 @@ class BlobExchange:
         post_chunk: queue a chunk frame for a peer and its sink, with QoS 0; as `post`.
         allow_upload: why a peer may not push the blob it offers, or None if it may. Called on the worker thread.
         may_serve: whether a peer may fetch a blob. Called on the worker thread.
+        urls: where else a blob that a peer asked for can be had, for its offer. Quick; called with the lock held.
+        way: a second way for what we fetch.
         executor: where slow work and callbacks run, one at a time and in order; a thread of our own by default.
         session_timeout_s: a transfer without progress for so long fails.
     """
@@ -73,6 +85,8 @@ class BlobExchange:
         post_chunk: Callable[[str, str, bytes], bool],
         allow_upload: Callable[[str, Offer], ArgosyError | None] = refuse_uploads,
         may_serve: Callable[[str, bytes], bool] = serve_all,
+        urls: Callable[[BlobRef], list[str]] = no_urls,
+        way: Way | None = None,
         executor: Executor | None = None,
         session_timeout_s: float = 3600.0,
     ) -> None:
@@ -86,8 +100,8 @@ class BlobExchange:
             executor=worker,
             timeout_s=session_timeout_s,
         )
-        self._outgoing = Outgoing(self._session, may_serve)
-        self._incoming = Incoming(self._session, sink, allow_upload)
+        self._outgoing = Outgoing(self._session, may_serve, urls)
+        self._incoming = Incoming(self._session, sink, allow_upload, way)
 
     def fetch(self, peer: str, ref: BlobRef, done: DoneCallback) -> None:
         """Get a blob from `peer`; `done` is called on the worker thread, at once if the blob is here already.

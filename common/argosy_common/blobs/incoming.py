@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from argosy_common.blobs.bitmap import Bitmap
+from argosy_common.blobs.downloads import MQTT, Way
 from argosy_common.blobs.frames import HEADER, Frame, Layout
 from argosy_common.blobs.partial import CHECKPOINT_BYTES, Partial
 from argosy_common.blobs.receiver import (
@@ -57,15 +59,52 @@ class _Transfer:
     saving: bool = False
     saved_at: float = 0.0
     wire_bytes: int = 0
+    via: set[str] = field(default_factory=set)
+    download: _Download | None = None
+    """Set while a second way is at it."""
+
+
+class _Download:
+    """See `downloads.Download`."""
+
+    def __init__(self, incoming: Incoming, transfer: _Transfer, offer: Offer) -> None:
+        self.ref = transfer.ref
+        self.layout = Layout(offer.size, offer.chunk)
+        self.urls = tuple(offer.urls)
+        self._incoming = incoming
+        self._transfer = transfer
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """See `downloads.Download.gaps`."""
+        return self._incoming.gaps(self._transfer, self)
+
+    def take(self, index: int, payload: memoryview) -> bool:
+        """See `downloads.Download.take`."""
+        return self._incoming.downloaded(self._transfer, self, index, payload)
+
+    def spent(self, count: int) -> None:
+        """See `downloads.Download.spent`."""
+        self._incoming.spent(self._transfer, count)
+
+    def turn_back(self) -> None:
+        """See `downloads.Download.turn_back`."""
+        self._incoming.turned_back(self._transfer, self)
 
 
 class Incoming:
     """All transfers of one exchange in which we receive."""
 
-    def __init__(self, session: Session, sink: str, allow_upload: Callable[[str, Offer], ArgosyError | None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        sink: str,
+        allow_upload: Callable[[str, Offer], ArgosyError | None],
+        way: Way | None = None,
+    ) -> None:
         self._session = session
         self._sink = sink
         self._allow_upload = allow_upload
+        self._way = way
         self._transfers: dict[Key, _Transfer] = {}
         self._per_peer: Counter[str] = Counter()
 
@@ -136,7 +175,17 @@ class Incoming:
                 self._stored(transfer)
                 return
             transfer.partial = partial
-            self._do(transfer, transfer.receiver.offered(partial.saved, session.clock.monotonic()))
+            if self._way is not None and transfer.asked and self._way.takes(offer):
+                self._divert(self._way, transfer, offer, partial.saved)
+            else:
+                self._do(transfer, transfer.receiver.offered(partial.saved, session.clock.monotonic()))
+
+    def _divert(self, way: Way, transfer: _Transfer, offer: Offer, have: Bitmap) -> None:
+        """Have the second way bring what is missing. With the lock held."""
+        self._do(transfer, transfer.receiver.diverted(have, self._session.clock.monotonic()))
+        if transfer.receiver.state is ReceiverState.DOWNLOADING:
+            transfer.download = _Download(self, transfer, offer)
+            way.start(transfer.download)
 
     def _judge(self, transfer: _Transfer, offer: Offer) -> None:
         """Raise why this offer cannot be taken."""
@@ -161,23 +210,66 @@ class Incoming:
             length = frame.payload.nbytes
             index = partial.layout.index_of(frame.offset, length, peer=peer)
             transfer.wire_bytes += HEADER.size + length
-            if receiver.lacks(index):
-                try:
-                    partial.write(index, frame.payload)
-                except ArgosyError as error:
-                    self._end(transfer, error, tell=True)
-                    return
+            if receiver.lacks(index) and not self._write(transfer, partial, index, frame.payload, MQTT):
+                return
             for action in receiver.arrived(index, session.clock.monotonic(), ack_now=frame.ack_now):
                 self._do(transfer, action)
             if partial.unsaved >= CHECKPOINT_BYTES:
                 self._checkpoint(transfer)
 
+    def _write(self, transfer: _Transfer, partial: Partial, index: int, payload: memoryview, via: str) -> bool:
+        """Put a chunk into the file; False if that failed, and ended the transfer. With the lock held."""
+        transfer.via.add(via)
+        try:
+            partial.write(index, payload)
+        except ArgosyError as error:
+            self._end(transfer, error, tell=True)
+            return False
+        return True
+
     def failed(self, peer: str, body: TransferFailed) -> None:
-        """The sender does not have it, or gave up."""
+        """The sender does not have it, or gave up; a second way finds out for itself, and asks again if it must."""
         with self._session.lock:
             transfer = self._transfers.get((peer, body.digest))
-            if transfer is not None and transfer.receiver.state is not ReceiverState.CHECKING:
+            if transfer is not None and transfer.receiver.state in (ReceiverState.ASKED, ReceiverState.RECEIVING):
                 self._end(transfer, told_error(peer, body))
+
+    # --- what a second way says, on its own thread
+
+    def gaps(self, transfer: _Transfer, download: _Download) -> list[tuple[int, int]]:
+        """See `Download.gaps`."""
+        with self._session.lock:
+            have = transfer.receiver.have
+            return have.gaps() if have is not None and transfer.download is download else []
+
+    def downloaded(self, transfer: _Transfer, download: _Download, index: int, payload: memoryview) -> bool:
+        """See `Download.take`."""
+        with self._session.lock:
+            partial, receiver, way = transfer.partial, transfer.receiver, self._way
+            if partial is None or way is None or transfer.download is not download:
+                return False
+            transfer.wire_bytes += payload.nbytes
+            if not self._write(transfer, partial, index, payload, way.name):
+                return False
+            action = receiver.downloaded(index, self._session.clock.monotonic())
+            if receiver.state is not ReceiverState.DOWNLOADING:
+                transfer.download = None
+            self._do(transfer, action)
+            if partial.unsaved >= CHECKPOINT_BYTES:
+                self._checkpoint(transfer)
+            return transfer.download is download
+
+    def spent(self, transfer: _Transfer, count: int) -> None:
+        """See `Download.spent`."""
+        with self._session.lock:
+            transfer.wire_bytes += count
+
+    def turned_back(self, transfer: _Transfer, download: _Download) -> None:
+        """See `Download.turn_back`."""
+        with self._session.lock:
+            if transfer.download is download:
+                transfer.download = None
+                self._do(transfer, transfer.receiver.turned_back(self._session.clock.monotonic()))
 
     def _do(self, transfer: _Transfer, action: ReceiverAction | None) -> None:
         peer, digest = transfer.key
@@ -236,14 +328,18 @@ class Incoming:
         del self._transfers[transfer.key]
         self._per_peer[peer] -= 1
         transfer.receiver.end()
+        if transfer.download is not None and self._way is not None:
+            self._way.stop(transfer.download)
+            transfer.download = None
         if tell and error is not None:
             session.tell_failed(peer, digest, error)
         if transfer.partial is not None and error is not None:
             useless = isinstance(error, DiskFull | BlobCorrupt)
             session.on_worker(lambda: self._let_go(transfer, discard=useless))
         seconds = session.clock.monotonic() - transfer.began
-        log.debug("blobs.received", peer=peer, digest=digest.hex(), bytes=transfer.wire_bytes, error=error)
-        session.settle(transfer.waiters, TransferOutcome(transfer.ref, error, transfer.wire_bytes, seconds))
+        via = "+".join(sorted(transfer.via))
+        log.debug("blobs.received", peer=peer, digest=digest.hex(), bytes=transfer.wire_bytes, via=via, error=error)
+        session.settle(transfer.waiters, TransferOutcome(transfer.ref, error, transfer.wire_bytes, seconds, via))
 
     def _let_go(self, transfer: _Transfer, *, discard: bool) -> None:
         """On the worker: keep what arrived for a later attempt, or give a full disk its room back."""
@@ -280,7 +376,8 @@ class Incoming:
                 receiver = transfer.receiver
                 if transfer.opening or receiver.state is ReceiverState.CHECKING:
                     continue
-                if now - receiver.progress_at >= session.timeout_s:
+                diverted = receiver.state is ReceiverState.DOWNLOADING  # that way has bounds of its own
+                if not diverted and now - receiver.progress_at >= session.timeout_s:
                     self._end(transfer, session.timed_out(transfer.key), tell=True)
                     continue
                 if transfer.key[0] not in session.down:
@@ -305,7 +402,8 @@ class Incoming:
     def _checkpoint(self, transfer: _Transfer) -> None:
         """Have the worker save the bitmap of this moment."""
         partial, have = transfer.partial, transfer.receiver.have
-        if transfer.receiver.state is not ReceiverState.RECEIVING or partial is None or have is None:
+        coming = transfer.receiver.state in (ReceiverState.RECEIVING, ReceiverState.DOWNLOADING)
+        if not coming or partial is None or have is None:
             return
         if transfer.saving or not partial.unsaved:
             return

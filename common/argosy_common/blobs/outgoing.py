@@ -93,9 +93,15 @@ class _Transfer:
 class Outgoing:
     """All transfers of one exchange in which we send."""
 
-    def __init__(self, session: Session, may_serve: Callable[[str, bytes], bool]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        may_serve: Callable[[str, bytes], bool],
+        urls: Callable[[BlobRef], list[str]],
+    ) -> None:
         self._session = session
         self._may_serve = may_serve
+        self._urls = urls
         self._transfers: dict[Key, _Transfer] = {}
         self._per_peer: Counter[str] = Counter()
         self._paths: dict[str, Path] = {}
@@ -168,8 +174,9 @@ class Outgoing:
                 return
             transfer.ref = BlobRef(digest, source.size)
             transfer.source = source
+            urls = [] if transfer.pushed else self._urls(transfer.ref)
             transfer.offer = Offer(
-                digest=digest, size=source.size, chunk=layout.chunk, chunks_digest=chunks_digest, urls=[]
+                digest=digest, size=source.size, chunk=layout.chunk, chunks_digest=chunks_digest, urls=urls
             )
             transfer.sender = Sender(layout, path, session.clock.monotonic())
             self._offer(transfer)

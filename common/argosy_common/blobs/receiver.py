@@ -3,6 +3,9 @@
 It tells by a bitmap what it has (`Accept`), takes chunks in any order, acknowledges when the sender asks for it, when
 a chunk is out of order or came twice, and after the last; then it has the whole checked. A blob that does not match
 its digest is thrown away and fetched once again, then given up.
+
+Where a second way is at hand (`downloads.py`) it brings the chunks instead, and the sender hears nothing until all are
+here or the way turns back.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ class ReceiverState(Enum):
 
     ASKED = auto()
     """We asked for the blob, or it was offered and its file is not open yet."""
+    DOWNLOADING = auto()
+    """The chunks come by a second way, and nothing is asked of the sender."""
     RECEIVING = auto()
     CHECKING = auto()
     """All chunks are here; hash, sync and rename are under way."""
@@ -37,6 +42,10 @@ class ReceiverEvent(Enum):
     """What moves a receiver on."""
 
     OFFERED = auto()
+    DIVERTED = auto()
+    """It was offered, and a second way takes it."""
+    TURNED_BACK = auto()
+    """The second way leaves the rest to the sender."""
     WHOLE = auto()
     MISMATCHED = auto()
     ENDED = auto()
@@ -45,9 +54,13 @@ class ReceiverEvent(Enum):
 _S, _E = ReceiverState, ReceiverEvent
 RECEIVER_TRANSITIONS: dict[tuple[ReceiverState, ReceiverEvent], ReceiverState] = {
     (_S.ASKED, _E.OFFERED): _S.RECEIVING,
+    (_S.ASKED, _E.DIVERTED): _S.DOWNLOADING,
+    (_S.DOWNLOADING, _E.TURNED_BACK): _S.RECEIVING,
+    (_S.DOWNLOADING, _E.WHOLE): _S.CHECKING,
     (_S.RECEIVING, _E.WHOLE): _S.CHECKING,
     (_S.CHECKING, _E.MISMATCHED): _S.RECEIVING,
     (_S.ASKED, _E.ENDED): _S.ENDED,
+    (_S.DOWNLOADING, _E.ENDED): _S.ENDED,
     (_S.RECEIVING, _E.ENDED): _S.ENDED,
     (_S.CHECKING, _E.ENDED): _S.ENDED,
 }
@@ -104,6 +117,35 @@ class Receiver:
         self._silence.restart(now)
         self._move(ReceiverEvent.OFFERED)
         return self._accept_or_check(have)
+
+    def diverted(self, have: Bitmap, now: float) -> ReceiverAction | None:
+        """The offer came and was found good, and a second way will bring what `have` lacks; None: let it begin."""
+        if have.full:
+            return self.offered(have, now)
+        self.have = have
+        self.progress_at = now
+        self._move(ReceiverEvent.DIVERTED)
+        return None
+
+    def downloaded(self, index: int, now: float) -> ReceiverAction | None:
+        """The second way brought a chunk, and it is in the file."""
+        if self.have is None or self.state is not ReceiverState.DOWNLOADING:
+            return None
+        if self.have.add(index):
+            self.progress_at = now
+        if not self.have.full:
+            return None
+        self._move(ReceiverEvent.WHOLE)
+        return Check()
+
+    def turned_back(self, now: float) -> ReceiverAction | None:
+        """The second way gave up: the sender is asked for what is still missing."""
+        if self.have is None or self.state is not ReceiverState.DOWNLOADING:
+            return None
+        self.progress_at = now
+        self._silence.restart(now)
+        self._move(ReceiverEvent.TURNED_BACK)
+        return SendAccept(self.have.pack())
 
     def offered_again(self, now: float) -> ReceiverAction | None:
         """The sender wants to know (again) what is here."""

@@ -41,14 +41,16 @@ class TransferOutcome:
     Attributes:
         ref: the blob.
         error: why it failed.
-        wire_bytes: chunk bytes that travelled for it, headers and repetitions included; 0 if it was there already.
+        wire_bytes: bytes that travelled for it, headers and repetitions included; 0 if it was there already.
         seconds: from the call until the end.
+        via: by which way they came: "mqtt", "https", "https+mqtt" where each brought a part, "" if nothing travelled.
     """
 
     ref: BlobRef
     error: ArgosyError | None
     wire_bytes: int
     seconds: float
+    via: str = ""
 
 
 DoneCallback = Callable[[TransferOutcome], None]

@@ -18,6 +18,7 @@ Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Short = Annotated[str, Field(max_length=256)]
 Text = Annotated[str, Field(max_length=8192)]
+Url = Annotated[str, Field(max_length=512)]
 Scalar = bool | int | float | Annotated[str, Field(max_length=4096)]
 Size = Annotated[int, Field(ge=0, le=2**40)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -167,7 +168,9 @@ class Reply(Body):
     run_s: Seconds = 0.0
     worker_peak_rss: Size = 0
     bytes_down: Size = 0
-    """Chunk and envelope bytes received for this instruction."""
+    """Bytes of blobs, with the headers of chunks or HTTP, and of the envelope, received for this instruction."""
+    via: Short = ""
+    """How its large blobs came, or the others where there is none: mqtt, https, https+mqtt; empty: all were here."""
 
 
 class Refused(Body):
@@ -233,7 +236,8 @@ class Offer(Body):
     chunk: Annotated[int, Field(ge=1024, le=1024 * 1024)]
     chunks_digest: Digest
     """SHA-256 of the concatenated SHA-256 digests of the chunks."""
-    urls: Annotated[list[Text], Field(max_length=4)] = []
+    urls: Annotated[list[Url], Field(max_length=4)] = []
+    """Where the blob can be had by HTTPS as well; the coordinator's offers only."""
     expires: Seconds = 86400.0
 
 

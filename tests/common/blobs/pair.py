@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.blobs.downloads import Way
 from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
 from argosy_common.errors import ArgosyError
 from argosy_common.wire.bodies import KINDS, Body, Offer
@@ -83,6 +84,8 @@ class End:
         self.peer = peer
         self.connected = True
         self.allow: Callable[[str, Offer], ArgosyError | None] = allow_all
+        self.urls: list[str] = []
+        self.way: Way | None = None
         self.start()
 
     def start(self) -> None:
@@ -95,6 +98,8 @@ class End:
             post=self._post,
             post_chunk=self._post_chunk,
             allow_upload=self._allow,
+            urls=lambda _ref: self.urls,
+            way=self.way,
             executor=self.executor,
             session_timeout_s=600.0,
         )

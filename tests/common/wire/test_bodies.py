@@ -21,7 +21,7 @@ EXAMPLES: tuple[Body, ...] = (
     bodies.Heartbeat(load=0.5, memory_used=1, memory_total=2, temperature=-3.5, doing="training"),
     bodies.Accepted(),
     bodies.Progress(doing="fetching"),
-    bodies.Reply(flower=b"x", blobs=[bodies.BlobPart(digest=D, size=3)], run_s=1.5),
+    bodies.Reply(flower=b"x", blobs=[bodies.BlobPart(digest=D, size=3)], run_s=1.5, via="https"),
     bodies.Refused(error=bodies.ErrorPart(code="kind-unknown", message="m", facts={"kind": "x"})),
     bodies.Instruction(
         flower=b"f",
@@ -34,7 +34,7 @@ EXAMPLES: tuple[Body, ...] = (
     bodies.Received(),
     bodies.Rebirth(),
     bodies.Fetch(digest=D),
-    bodies.Offer(digest=D, size=1, chunk=65536, chunks_digest=D),
+    bodies.Offer(digest=D, size=1, chunk=65536, chunks_digest=D, urls=["https://c:8444/v1/blobs/00"]),
     bodies.Accept(digest=D, sink="c0", have=b"\x01"),
     bodies.ChunkAck(digest=D, upto=4, more=b"\x02"),
     bodies.Done(digest=D),

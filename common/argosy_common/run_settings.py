@@ -1,0 +1,110 @@
+"""What a run is told beyond its app's own configuration: for now its codecs (specs/codecs.md).
+
+One place, two sources: `[tool.argosy]` in the app's pyproject.toml, and the flags of `argosy run start`, which win. No
+numpy and no Flower here, since daemons read it; whether a codec exists is for the registry to say, where numpy is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from argosy_common.errors import RunConfigInvalid
+
+NONE = "none"
+EXACT = "exact"
+MAX_PATTERNS = 256
+
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
+Pattern = Annotated[str, Field(min_length=1, max_length=1024)]
+
+_KEYS = "codec"
+_CODEC_KEYS = "up, down, arrays"
+
+
+class CodecSettings(BaseModel):
+    """The codecs of a run.
+
+    Attributes:
+        up: for updates, from the devices.
+        down: for the model, to the devices.
+        arrays: (pattern of array names, codec or `exact`), the first that fits; for both directions.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    up: Name = NONE
+    down: Name = NONE
+    arrays: Annotated[tuple[tuple[Pattern, Name], ...], Field(max_length=MAX_PATTERNS)] = ()
+
+    @property
+    def active(self) -> bool:
+        """Whether anything could be encoded."""
+        return any(name not in {NONE, EXACT} for name in self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """Every codec named, each once, `exact` left out."""
+        named = dict.fromkeys([self.up, self.down, *(codec for _, codec in self.arrays)])
+        return [name for name in named if name != EXACT]
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Self:
+        """Return what `[tool.argosy]` of an app says.
+
+        Raises:
+            RunConfigInvalid: a key that is not known, or a value of another form.
+        """
+        for key in table:
+            if key != "codec":
+                raise RunConfigInvalid(key=f"tool.argosy.{key}", why="there is no such key", known=_KEYS)
+        codec = table.get("codec", {})
+        if isinstance(codec, str):
+            codec = {"up": codec}
+        if not isinstance(codec, Mapping):
+            raise _invalid("", "it is neither the name of a codec nor a table")
+        arrays = codec.get("arrays", {})
+        if not isinstance(arrays, Mapping):
+            raise _invalid("arrays", "it is not a table of patterns")
+        return cls._checked({**codec, "arrays": tuple(arrays.items())})
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+        """Return the settings that `to_wire` wrote, perhaps in another process.
+
+        Raises:
+            RunConfigInvalid: they are not.
+        """
+        arrays = data.get("arrays", ())
+        pairs = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in arrays) if arrays else ()
+        return cls._checked({**data, "arrays": pairs})
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the settings as plain data: `{"up", "down", "arrays": [[pattern, codec], …]}`."""
+        return {"up": self.up, "down": self.down, "arrays": [list(pair) for pair in self.arrays]}
+
+    def overridden(self, *, up: str | None, down: str | None, arrays: Sequence[tuple[str, str]] = ()) -> Self:
+        """Return the settings with what a command says instead; its patterns come first.
+
+        Raises:
+            RunConfigInvalid: a name or pattern that cannot be one.
+        """
+        given = {"up": up or self.up, "down": down or self.down, "arrays": (*arrays, *self.arrays)}
+        return self._checked(given)
+
+    @classmethod
+    def _checked(cls, data: Mapping[str, Any]) -> Self:
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            unknown = first["type"] == "extra_forbidden"
+            raise _invalid(where, "there is no such key" if unknown else str(first["msg"])) from None
+
+
+def _invalid(where: str, why: str) -> RunConfigInvalid:
+    key = f"tool.argosy.codec.{where}".removesuffix(".")
+    return RunConfigInvalid(key=key, why=why, known=_CODEC_KEYS)

@@ -24,12 +24,14 @@ class Codec(ABC):
 
     Attributes:
         kind: the name without the parameter.
+        form: how the name is written, for people, such as `eden:<bits, 1 to 4>`; empty where it is just the kind.
         feedback: what encoding loses is to be kept by the sender and added to its next update.
         sparse: most coordinates of an update decode to zero, so that no coordinate-wise order statistic may be taken.
         linear: only sums of payloads made under one shared state of the round decode (the ring codec).
     """
 
     kind: ClassVar[str]
+    form: ClassVar[str] = ""
     feedback: ClassVar[bool] = False
     sparse: ClassVar[bool] = False
     linear: ClassVar[bool] = False

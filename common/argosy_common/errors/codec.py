@@ -41,7 +41,7 @@ class UpdateNotFinite(ArgosyError):
     code = "update-not-finite"
     exit_code = 67
     fault = Fault.OPERATOR
-    template = "The update of the array '{array}' on the device {device} holds {what}; it is not sent."
+    template = "The update of the array '{array}' {where} holds {what}; it is not sent."
     remedy = "Training diverged there: lower the learning rate, clip gradients, or look at that device's data."
 
 

@@ -20,7 +20,21 @@ from flwr.common.constant import ErrorCode, SType
 from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    MultiKrum,
+    Result,
+    Strategy,
+)
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.logger import LOGGER_NAME
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -91,6 +105,11 @@ def addressed(reply: Message, head: Message) -> Message:
     answer = Message(reply.content, reply_to=head) if reply.has_content() else Message(reply.error, reply_to=head)
     set_message_id(answer, reply.metadata.message_id)
     return answer
+
+
+def with_content(message: Message, content: RecordDict) -> Message:
+    """Return `message` with another content; its metadata are the same object, so that both learn its id."""
+    return make_message(message.metadata, content=content)
 
 
 def error_reply(message: Message, error: ArgosyError) -> Message:
@@ -167,6 +186,53 @@ def content_from_bytes(data: bytes) -> RecordDict:
 
 # --- strategies -----------------------------------------------------------------------------------------------------
 
+_MEANS = (FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi, FedProx)
+_ROBUST = (FedMedian, FedTrimmedAvg, MultiKrum, Bulyan)  # Krum is a MultiKrum
+
+
+@dataclass(frozen=True)
+class StrategyTraits:
+    """What a strategy does with the replies to `train`.
+
+    Attributes:
+        name: its class.
+        weight_key: the metric by which it weights replies, if all it ever takes of them is the weighted mean of their
+            arrays and metrics, so that one reply may stand for all; None for every other strategy, and for one that
+            we do not know.
+        takes_sparse: whether updates may leave most coordinates out. A median, or a choice among updates, may not be
+            taken of such.
+    """
+
+    name: str
+    weight_key: str | None
+    takes_sparse: bool
+
+
+def traits_of(strategy: Strategy) -> StrategyTraits:
+    """Return what is known of a strategy; a strategy may wrap another as `.strategy`."""
+    inner = getattr(strategy, "strategy", None)
+    sparse = not isinstance(strategy, _ROBUST) and (not isinstance(inner, Strategy) or traits_of(inner).takes_sparse)
+    return StrategyTraits(type(strategy).__name__, _mean_weight_key(strategy), sparse)
+
+
+def _mean_weight_key(strategy: Strategy) -> str | None:
+    if not isinstance(strategy, FedAvg):
+        return None
+    own = type(strategy)
+    means = {kind.aggregate_train for kind in _MEANS}
+    checked = own._check_and_log_replies is FedAvg._check_and_log_replies
+    plain = strategy.train_metrics_aggr_fn is aggregate_metricrecords
+    return strategy.weighted_by_key if own.aggregate_train in means and checked and plain else None
+
+
+def mean_metrics(records: list[RecordDict], weight_key: str) -> MetricRecord:
+    """Return the weighted mean of the metrics of replies as Flower's strategies take it, without the weight itself.
+
+    Raises:
+        ValueError, TypeError, KeyError: replies whose metrics do not go together.
+    """
+    return aggregate_metricrecords(records, weight_key)
+
 
 @dataclass(frozen=True)
 class StrategyStart:
@@ -177,12 +243,14 @@ class StrategyStart:
         rounds: how many the app asked for.
         min_nodes: the fewest nodes with which a round begins, or None where the strategy does not say.
         timeout_s: the app's bound on each phase.
+        traits: what it does with replies.
     """
 
     name: str
     rounds: int
     min_nodes: int | None
     timeout_s: float
+    traits: StrategyTraits
 
 
 class StrategyObserver(Protocol):
@@ -216,7 +284,9 @@ def observe_strategies(observer: StrategyObserver) -> Callable[[], None]:
         call.apply_defaults()
         given = call.arguments
         rounds = observer.starting(
-            StrategyStart(type(self).__name__, given["num_rounds"], _fewest_nodes(self), given["timeout"])
+            StrategyStart(
+                type(self).__name__, given["num_rounds"], _fewest_nodes(self), given["timeout"], traits_of(self)
+            )
         )
         given["num_rounds"] = given["num_rounds"] if rounds is None else rounds
         if given["evaluate_fn"] is not None:

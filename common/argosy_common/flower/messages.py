@@ -150,6 +150,15 @@ def load_message(flower: bytes, store: BlobStore, *, peer: str = "the other end"
         raise EnvelopeMalformed(peer=peer, why=f"Flower message: {error}") from error
 
 
+def round_of(content: RecordDict, group_id: str) -> int | None:
+    """Return the round of a message, as Flower's strategies write it into its config; None outside one."""
+    for record in content.config_records.values():
+        number = record.get("server-round")
+        if isinstance(number, int) and not isinstance(number, bool):
+            return number
+    return int(group_id) if group_id.isdigit() else None
+
+
 def _packed(part: _Part) -> object:
     return [part.digest, part.size] if isinstance(part, BlobRef) else part
 

@@ -11,7 +11,22 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, FedAvgM, Strategy
+from flwr.serverapp.strategy import (
+    Bulyan,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -94,7 +109,7 @@ def test_a_strategy_is_observed_from_start_to_finish(notes: Notes) -> None:
     strategy = FedAvg(min_available_nodes=3, min_train_nodes=1)
     result = strategy.start(LoopGrid(3), ArrayRecord([np.ones(2)]), 2, evaluate_fn=evaluate)
     assert notes.told == [
-        ("starting", compat.StrategyStart("FedAvg", 2, 3, 3600)),
+        ("starting", compat.StrategyStart("FedAvg", 2, 3, 3600, compat.traits_of(FedAvg()))),
         ("central", 1, {"accuracy": 0.6}),
         ("central", 2, {"accuracy": 0.7}),
         ("finished", ["0"]),
@@ -103,11 +118,29 @@ def test_a_strategy_is_observed_from_start_to_finish(notes: Notes) -> None:
     assert len(result.train_metrics_clientapp) == 2
 
 
+def test_strategies_are_told_apart_by_what_they_do_with_replies() -> None:
+    means = [FedAvg(weighted_by_key="mine"), FedAvgM(), FedAdam(), FedAdagrad(), FedYogi(), FedProx(proximal_mu=0.1)]
+    assert [compat.traits_of(each).weight_key for each in means] == ["mine", *["num-examples"] * 5]
+    single = [FedMedian(), FedTrimmedAvg(), Krum(), MultiKrum(), Bulyan()]
+    assert {compat.traits_of(each) for each in single} == {
+        compat.StrategyTraits(type(each).__name__, None, takes_sparse=False) for each in single
+    }
+    private = DifferentialPrivacyServerSideFixedClipping(FedMedian(), 1.0, 1.0, 2)
+    assert compat.traits_of(private).weight_key is None
+    assert not compat.traits_of(private).takes_sparse
+    assert compat.traits_of(QFedAvg(client_learning_rate=0.1)).weight_key is None
+
+
+def test_the_mean_of_metrics_is_flowers_own() -> None:
+    records = [RecordDict({"m": MetricRecord({"num-examples": n, "loss": float(n)})}) for n in (1, 3)]
+    assert dict(compat.mean_metrics(records, "num-examples")) == {"loss": 2.5}
+
+
 def test_the_number_of_rounds_can_be_overridden(notes: Notes) -> None:
     notes.rounds = 1
     result = FedAvgM().start(grid=LoopGrid(2), initial_arrays=ArrayRecord([np.ones(2)]), num_rounds=9, timeout=5.0)
     assert list(result.train_metrics_clientapp) == [1]
-    assert notes.told[0] == ("starting", compat.StrategyStart("FedAvgM", 9, 2, 5.0))
+    assert notes.told[0] == ("starting", compat.StrategyStart("FedAvgM", 9, 2, 5.0, compat.traits_of(FedAvgM())))
 
 
 def test_waiting_for_nodes_reaches_the_observer_and_can_be_ended_by_it(notes: Notes) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from argosy_common.blobs import BlobRef, BlobStore
-from argosy_common.blobs.exchange import BlobExchange
+from argosy_common.blobs.exchange import BlobExchange, no_urls
 from argosy_common.clock import Clock
 from argosy_common.errors import ArgosyError, DeviceLost, ReplyInvalid, ReplyTimedOut, TransferRefused, error_from_wire
 from argosy_common.logs import get_logger
@@ -60,6 +60,7 @@ class Dispatcher:
         resend_s: float,
         grace_s: float,
         max_upload: int,
+        urls: Callable[[BlobRef], list[str]] = no_urls,
     ) -> None:
         self._gateway = gateway
         self._store = store
@@ -88,6 +89,7 @@ class Dispatcher:
             post_chunk=gateway.post_chunk,
             allow_upload=self._allow_upload,
             may_serve=self._may_serve,
+            urls=urls,
         )
         gateway.handle(Birth, self._on_birth)
         gateway.handle(Death, self._on_death)
@@ -184,6 +186,10 @@ class Dispatcher:
         """Tell whether an open instruction, or a reply that is being collected, refers to this blob."""
         with self._lock:
             return any(digest in entry.digests or digest in entry.reply_digests for entry in self._pending.values())
+
+    def may_download(self, device: str, digest: bytes) -> bool:
+        """Tell whether a device may have a blob by HTTPS: just as over MQTT, where the gateway asks the first half."""
+        return self._gateway.welcomes(device) and self._may_serve(device, digest)
 
     # --- time
 

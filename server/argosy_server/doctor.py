@@ -66,6 +66,16 @@ def access_control(kind: str) -> Check:
     return Check(name, ok=False, detail="none: the embedded broker is used", remedy=remedy)
 
 
+def https(url: str, *, alive: bool, blobs: bool) -> Check:
+    """Can boards join, and download large blobs?"""
+    name = "https"
+    if not alive:
+        remedy = "Restart the coordinator; its log tells why. Until then nobody can join, and blobs go by MQTT."
+        return Check(name, ok=False, detail=f"nothing is served at {url}", remedy=remedy)
+    what = "joining, and blobs of 8 MB and more" if blobs else "joining; blobs go by MQTT (enrolment.serve_blobs)"
+    return Check(name, ok=True, detail=f"{url} serves {what}")
+
+
 def certificate(not_after: datetime, now: datetime) -> Check:
     """Is the certificate authority's certificate good for a while?"""
     left = not_after - now

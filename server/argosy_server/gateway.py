@@ -122,6 +122,10 @@ class Gateway:
         names = self._topics(device)
         return names is not None and self._link.publish(names.chunks_down, frame, qos=0, expires_s=_CHUNK_LIFE_S)
 
+    def welcomes(self, device: str) -> bool:
+        """Tell whether this device is enrolled and not shut out; as fresh as for its messages."""
+        return not self._lookup(device).refused
+
     # --- inward
 
     def _receive(self, delivery: Delivery) -> None:

@@ -83,12 +83,14 @@ class BrokerTable(_Table):
 
 
 class EnrolmentTable(_Table):
-    """`[enrolment]`: where devices join."""
+    """`[enrolment]`: where devices join, and download large blobs."""
 
     host: str = "0.0.0.0"  # noqa: S104  (boards must reach it; nothing is given without a token)
     port: Port = 8444
     advertise: str | None = None
     """The URL that `argosy token create` prints; by default made from this machine's name and the port."""
+    serve_blobs: bool = True
+    """Let devices download blobs of 8 MB and more here; where they cannot, or may not, blobs go by MQTT."""
 
     @field_validator("advertise")
     @classmethod

@@ -95,6 +95,16 @@ class TransferTimedOut(ArgosyError):
     remedy = "Check the device's connection; what arrived is kept and the next attempt resumes from it."
 
 
+class DownloadRefused(ArgosyError):
+    """A blob was asked for by HTTPS and is not given, or not now."""
+
+    code = "download-refused"
+    exit_code = 71
+    fault = Fault.PEER
+    template = "The coordinator does not serve the blob {digest} by HTTPS: {why}."
+    remedy = "Nothing to do: the device gets it over MQTT. If it repeats, compare both ends' versions and certificates."
+
+
 class MessageUnsendable(ArgosyError):
     """A Flower message that an app made and that cannot be put into bytes."""
 

@@ -1,4 +1,7 @@
-"""The enrolment service over HTTP. Requests come from strangers: bounded in size and time before anything else."""
+"""The enrolment service over HTTP. Requests come from strangers: bounded in size and time before anything else.
+
+Beside it, on the same port, devices download blobs (`argosy_server/downloads.py`).
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from argosy_common.errors import (
     TooManyAttempts,
 )
 from argosy_common.logs import get_logger
+from argosy_server.downloads import Downloads
 from argosy_server.enrolment.service import EnrolmentService
 
 log = get_logger(__name__)
@@ -39,8 +43,8 @@ STATUS: dict[type[ArgosyError], int] = {
 }
 
 
-def create_app(service: EnrolmentService) -> FastAPI:
-    """Return the ASGI application."""
+def create_app(service: EnrolmentService, downloads: Downloads | None = None) -> FastAPI:
+    """Return the ASGI application; without `downloads` it serves no blobs."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.get(CA_PATH)
@@ -57,6 +61,9 @@ def create_app(service: EnrolmentService) -> FastAPI:
         except ArgosyError as error:
             return _refusal(error)
         return JSONResponse(answer.model_dump())
+
+    if downloads is not None:
+        downloads.add_to(app)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:

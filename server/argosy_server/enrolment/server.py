@@ -1,9 +1,13 @@
-"""The enrolment service's HTTPS server, in a thread of the coordinator. TLS 1.3 under a certificate of our own CA."""
+"""The coordinator's HTTPS port, in a thread of its own: boards join there, and devices download large blobs.
+
+TLS 1.3 under a certificate of our own CA. A client may show a certificate of that CA and need not: a board that joins
+has none yet, and a blob is given to none but the device that the certificate names.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import ipaddress
 import socket
 import ssl
 import threading
@@ -11,12 +15,15 @@ from collections.abc import Sequence
 from typing import cast
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from argosy_common.blobs import BlobRef
+from argosy_common.blobs.ranges import LARGE, blob_path
 from argosy_common.clock import Clock
 from argosy_common.errors import PortInUse, ProgrammingError, SettingsInvalid
 from argosy_common.logs import get_logger
+from argosy_server.bounded_connection import BoundedConnection
 from argosy_server.ca import CertificateAuthority
+from argosy_server.downloads import Downloads
 from argosy_server.enrolment.app import create_app
 from argosy_server.enrolment.service import Brokers, EnrolmentService
 from argosy_server.store import Store
@@ -24,31 +31,15 @@ from argosy_server.store import Store
 log = get_logger(__name__)
 
 START_TIMEOUT_S = 20.0
-CONNECTION_LIFE_S = 30
 MAX_CONNECTIONS = 200
+MAX_URLS = 4
+MAX_URL = 512
 _POLL_S = 0.02
 _DRAIN_S = 2
 
 
-class ShortLived(H11Protocol):
-    """HTTP on connections that end after `CONNECTION_LIFE_S`, whatever the other end does or leaves undone."""
-
-    _end: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Start the countdown."""
-        super().connection_made(transport)
-        self._end = self.loop.call_later(CONNECTION_LIFE_S, transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the countdown."""
-        if self._end is not None:
-            self._end.cancel()
-        super().connection_lost(exc)
-
-
 class EnrolmentServer:
-    """Lets devices join between `start` and `stop`."""
+    """Lets devices join, and download blobs, between `start` and `stop`."""
 
     def __init__(
         self,
@@ -61,15 +52,18 @@ class EnrolmentServer:
         hosts: Sequence[str],
         brokers: Brokers,
         advertise: str | None = None,
+        downloads: Downloads | None = None,
     ) -> None:
         """Listen on `host`:`port` (0: a free one). Devices are told to come to `advertise`, by default the first of
         `hosts`, this machine's names and addresses; `brokers` gives the addresses of the broker at each enrolment.
+        Without `downloads` no blob is served.
         """
         self._ca = ca
         self._clock = clock
         self._wanted = (host, port)
         self._hosts = list(hosts)
         self._advertise = advertise
+        self._downloads = downloads
         self._service = EnrolmentService(store, ca, clock=clock, brokers=brokers)
         self._listener: socket.socket | None = None
         self._server: uvicorn.Server | None = None
@@ -86,8 +80,20 @@ class EnrolmentServer:
         """Where devices are told to come."""
         if self._advertise is not None:
             return self._advertise
-        name = self._hosts[0] if self._hosts else self._wanted[0]
-        return f"https://{f'[{name}]' if ':' in name else name}:{self._port}"
+        return self._origin(self._hosts[0] if self._hosts else self._wanted[0])
+
+    @property
+    def serves_blobs(self) -> bool:
+        """Whether large blobs can be downloaded here."""
+        return self._downloads is not None and self.alive()
+
+    def blob_urls(self, ref: BlobRef) -> list[str]:
+        """Return where a device may download a blob; empty for one that goes by MQTT."""
+        if ref.size < LARGE or not self.serves_blobs:
+            return []
+        origins = [self.url.rstrip("/"), *(self._origin(host) for host in self._hosts if not _is_loopback(host))]
+        urls = [f"{origin}{blob_path(ref.digest)}" for origin in dict.fromkeys(origins)]
+        return [url for url in urls if len(url) <= MAX_URL][:MAX_URLS]
 
     def alive(self) -> bool:
         """Whether devices can join."""
@@ -106,9 +112,11 @@ class EnrolmentServer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(files.cert, files.key)
+        context.load_verify_locations(cadata=self._ca.pem)
+        context.verify_mode = ssl.CERT_OPTIONAL
         self._listener = _listen(*self._wanted)
         self._port = cast("int", self._listener.getsockname()[1])
-        self._server = uvicorn.Server(_config(self._service, context))
+        self._server = uvicorn.Server(_config(self._service, self._downloads, context))
         self._thread = threading.Thread(target=self._serve, name="enrolment", daemon=True)
         self._thread.start()
         ends = self._clock.monotonic() + START_TIMEOUT_S
@@ -120,7 +128,9 @@ class EnrolmentServer:
         log.info("enrolment.listening", host=self._wanted[0], port=self._port, url=self.url)
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Let requests under way finish for a moment and stop listening. Safe to call twice or before `start`."""
+        """Cut downloads, let boards that join finish for a moment, stop listening. May be called twice or unstarted."""
+        if self._downloads is not None:
+            self._downloads.end()  # they go on by MQTT, or with the next coordinator
         if self._server is not None:
             self._server.should_exit = True
         if self._thread is not None:
@@ -131,6 +141,11 @@ class EnrolmentServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        if self._downloads is not None:
+            self._downloads.close()
+
+    def _origin(self, host: str) -> str:
+        return f"https://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def _serve(self) -> None:
         if self._server is None or self._listener is None:
@@ -141,10 +156,10 @@ class EnrolmentServer:
             log.error("enrolment.died", exc=error)
 
 
-def _config(service: EnrolmentService, context: ssl.SSLContext) -> uvicorn.Config:
+def _config(service: EnrolmentService, downloads: Downloads | None, context: ssl.SSLContext) -> uvicorn.Config:
     config = uvicorn.Config(
-        create_app(service),
-        http=ShortLived,
+        create_app(service, downloads),
+        http=BoundedConnection,
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -160,6 +175,14 @@ def _config(service: EnrolmentService, context: ssl.SSLContext) -> uvicorn.Confi
     config.load()
     config.ssl = context  # uvicorn's own options cannot ask for TLS 1.3
     return config
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether other machines cannot mean us by it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -31,10 +31,14 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 demo: $(VENV)/.run ## ten devices on this machine learn to recognise human activity together
 	$(BIN)/python -m examples.har.demo
 
-test: $(VENV)/.dev ## the default test suite (under 8 minutes on two cores)
+# real recordings for the tests that train on them; without a network those are skipped by name
+.demo/data/manifest.json: | $(VENV)/.dev
+	-$(BIN)/python examples/har/prepare.py .demo/data
+
+test: $(VENV)/.dev .demo/data/manifest.json ## the default test suite (under 8 minutes on two cores)
 	$(BIN)/pytest -m "not slow"
 
-test-slow: $(VENV)/.dev ## the longer tests
+test-slow: $(VENV)/.dev .demo/data/manifest.json ## the longer tests
 	$(BIN)/pytest -m slow --timeout 900
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, the layers, and that the generated pages of docs/ are up to date
@@ -56,6 +60,7 @@ docs: $(VENV)/.dev ## make docs/errors.md and docs/state-machines.md from the ta
 bench: $(VENV)/.dev ## every benchmark; QUICK=--quick for the short form
 	$(BIN)/python -m benchmarks.transfer $(QUICK)
 	$(BIN)/python -m benchmarks.round_overhead $(QUICK)
+	$(BIN)/python -m benchmarks.compressed_run $(QUICK)
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) .demo build dist *.egg-info benchmarks/out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -47,7 +47,7 @@ class ArgosyFleet:
         """
         marks = Path(tempfile.mkdtemp(dir=self._fleet.folder)) / "marks.jsonl"
         roots = {("server" if name == "coordinator" else name): p.pid for name, p in self._fleet.processes.items()}
-        with MemorySampler(roots, _classify) as memory:
+        with MemorySampler(roots, classify) as memory:
             number = self._fleet.run(APP, config={name: str(value) for name, value in job.config(marks).items()})
             self._wait(number, marks, job.timeout_s)
         rounds = read_rounds(marks)
@@ -100,7 +100,7 @@ def argosy_fleet(devices: int, say: Callable[[str], None]) -> Iterator[ArgosyFle
         yield ArgosyFleet(fleet, proxy)
 
 
-def _classify(group: str, command: str) -> tuple[str, str]:
+def classify(group: str, command: str) -> tuple[str, str]:
     """The broker is a child of the coordinator's daemon and is counted by itself."""
     label = next((label for word, label in _LABELS if word in command), "other")
     return ("broker" if label == "broker" else group), label

@@ -10,13 +10,15 @@ import json
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.memory import MemorySampler
 from benchmarks.processes import Processes, ProcessFailed, free_port
 from benchmarks.proxy import CountingProxy
 from benchmarks.rounds import APP, Job, Observed, has_ended, read_rounds
+
+Value = bool | int | float | str
 
 _BIN = Path(sys.executable).parent
 _START_S = 40.0
@@ -33,32 +35,21 @@ def run_native(job: Job, say: Callable[[str], None]) -> Observed:
     """
     with tempfile.TemporaryDirectory(prefix="bench-native-") as folder:
         home = Path(folder)
-        with Processes(home, _environment(home)) as processes:
+        with Processes(home, native_environment(home)) as processes:
             return _run(job, home, processes, say)
 
 
 def _run(job: Job, home: Path, processes: Processes, say: Callable[[str], None]) -> Observed:
-    port = free_port()
     marks = home / "marks.jsonl"
-    _write_connection(home, port)
+    federation = NativeFederation(home, processes)
     say("starting the SuperLink")
-    link = ["--insecure", "--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(port)]
-    roots = {"server": processes.start("superlink", [str(_BIN / "flower-superlink"), *link])}
-    processes.wait("the SuperLink answers", lambda: _healthy(port), _START_S)
-    with CountingProxy(("127.0.0.1", port)) as proxy:
+    roots = {"server": federation.start_link()}
+    with CountingProxy(("127.0.0.1", federation.port)) as proxy:
         say("starting the SuperNodes")
-        for number in range(job.devices):
-            node = ["--insecure", "--superlink", f"127.0.0.1:{proxy.port}", "--port", str(free_port())]
-            roots[f"device-{number}"] = processes.start(f"node-{number}", [str(_BIN / "flower-supernode"), *node])
-        logs = [processes.log(f"node-{number}") for number in range(job.devices)]
-        processes.wait(
-            "the SuperNodes are connected", lambda: all("SuperNode ID" in log.read_text() for log in logs), _START_S
-        )
+        roots |= federation.start_nodes([{}] * job.devices, proxy.port)
         with MemorySampler(roots, _classify) as memory:
             say("submitting the app")
-            # JSON's numbers and strings are TOML's too, which is what `flwr run` reads
-            config = " ".join(f"{name}={json.dumps(value)}" for name, value in job.config(marks).items())
-            processes.call([str(_BIN / "flwr"), "run", str(APP), "bench", "--run-config", config], _START_S)
+            federation.submit(APP, job.config(marks))
             say(f"running {job.rounds} round(s)")
             try:
                 processes.wait("the run ends", lambda: has_ended(marks), job.timeout_s)
@@ -69,7 +60,62 @@ def _run(job: Job, home: Path, processes: Processes, say: Callable[[str], None])
         return Observed(job, read_rounds(marks), proxy.up, proxy.down, dict(memory.groups))
 
 
-def _environment(home: Path) -> dict[str, str]:
+class NativeFederation:
+    """A SuperLink and SuperNodes on loopback, their files and logs under `home`."""
+
+    def __init__(self, home: Path, processes: Processes) -> None:
+        """Start nothing yet; `processes` is to have the environment `native_environment(home)`."""
+        self.port = free_port()
+        self._home = home
+        self._processes = processes
+
+    def start_link(self) -> int:
+        """Start the SuperLink and wait until it answers; return its process id.
+
+        Raises:
+            ProcessFailed: it did not start.
+        """
+        _write_connection(self._home, self.port)
+        link = ["--insecure", "--disable-runtime-dependency-installation", "--host", "127.0.0.1"]
+        pid = self._processes.start("superlink", [str(_BIN / "flower-superlink"), *link, "--port", str(self.port)])
+        self._processes.wait("the SuperLink answers", lambda: _healthy(self.port), _START_S)
+        return pid
+
+    def start_nodes(self, configs: Sequence[Mapping[str, Value]], port: int | None = None) -> dict[str, int]:
+        """Start a SuperNode for each node configuration and wait until all are connected; return their process ids.
+
+        They reach the SuperLink at `port`, its own by default.
+
+        Raises:
+            ProcessFailed: one did not start.
+        """
+        roots = {}
+        for number, config in enumerate(configs):
+            node = ["--insecure", "--superlink", f"127.0.0.1:{port or self.port}", "--port", str(free_port())]
+            node += ["--node-config", _toml(config)] if config else []
+            roots[f"device-{number}"] = self._processes.start(f"node-{number}", [str(_BIN / "flower-supernode"), *node])
+        logs = [self._processes.log(f"node-{number}") for number in range(len(configs))]
+        self._processes.wait(
+            "the SuperNodes are connected", lambda: all("SuperNode ID" in log.read_text() for log in logs), _START_S
+        )
+        return roots
+
+    def submit(self, app: Path, config: Mapping[str, Value]) -> None:
+        """Start a run of the app in a directory.
+
+        Raises:
+            ProcessFailed: Flower's command did not take it.
+        """
+        command = [str(_BIN / "flwr"), "run", str(app), "bench", "--run-config", _toml(config)]
+        self._processes.call(command, _START_S)
+
+
+def _toml(config: Mapping[str, Value]) -> str:
+    """Return a configuration as Flower's commands read it: JSON's numbers and strings are TOML's too."""
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in config.items())
+
+
+def native_environment(home: Path) -> dict[str, str]:
     """Return what keeps Flower from the network and from the user's own configuration."""
     return {
         "FLWR_HOME": str(home / "flwr"),

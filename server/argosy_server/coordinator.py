@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgpack
 
@@ -28,6 +29,7 @@ from argosy_server.api.port import Facts
 from argosy_server.broker import Broker, open_broker
 from argosy_server.ca import CertificateAuthority
 from argosy_server.dispatcher import Dispatcher
+from argosy_server.downloads import Downloads
 from argosy_server.enrolment import EnrolmentServer
 from argosy_server.gateway import Gateway
 from argosy_server.registry import Registry
@@ -84,6 +86,7 @@ class Coordinator:
             resend_s=self.settings.runs.resend_s,
             grace_s=self.settings.runs.grace_s,
             max_upload=MAX_UPLOAD,
+            urls=self._blob_urls,
         )
         self.runs = RunSupervisor(
             store=self.store,
@@ -151,9 +154,9 @@ class Coordinator:
         """See `CoordinatorPort.enrolment_endpoint`."""
         return self._enrolment.url, self.ca.pin
 
-    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], options: dict[str, object]) -> int:
+    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], codec: dict[str, Any]) -> int:
         """See `CoordinatorPort.start_run`."""
-        return self.runs.start(bundle, rounds, config, options)
+        return self.runs.start(bundle, rounds, config, codec)
 
     def stop_run(self, run: int) -> None:
         """See `CoordinatorPort.stop_run`."""
@@ -174,12 +177,14 @@ class Coordinator:
         """See `CoordinatorPort.doctor`."""
         state, now = self.settings.state_dir, self._clock.wall()
         online, total = len(self._registry.online()), len(self.store.devices.list())
+        wanted = self.settings.enrolment
         return doctor.examine(
             [
                 lambda: doctor.broker(
                     self._broker.kind, self._address(), connected=self._link.connected, error=self._link.last_error
                 ),
                 lambda: doctor.access_control(self._broker.kind),
+                lambda: doctor.https(self._enrolment.url, alive=self._enrolment.alive(), blobs=wanted.serve_blobs),
                 lambda: doctor.disk(state),
                 lambda: doctor.state_is_private(state),
                 lambda: doctor.certificate(self.ca.certificate.not_valid_after_utc, now),
@@ -219,6 +224,7 @@ class Coordinator:
 
     def _make_enrolment(self) -> EnrolmentServer:
         wanted = self.settings.enrolment
+        downloads = Downloads(self.blobs, self._dispatcher.may_download, clock=self._clock)
         return EnrolmentServer(
             self.store,
             self.ca,
@@ -228,7 +234,12 @@ class Coordinator:
             hosts=local_hosts(),
             brokers=self._brokers,
             advertise=wanted.advertise,
+            downloads=downloads if wanted.serve_blobs else None,
         )
+
+    def _blob_urls(self, ref: BlobRef) -> list[str]:
+        """Return where devices may download a blob besides. Asked once devices are here, and so is the service."""
+        return self._enrolment.blob_urls(ref)
 
     def _brokers(self) -> list[tuple[str, int]]:
         """Return where devices find the broker."""

@@ -195,13 +195,16 @@ class LocalFleet:
         *,
         rounds: int | None = None,
         config: Mapping[str, str] | None = None,
+        codec: Mapping[str, object] | None = None,
     ) -> int:
-        """Start a run of the app in a directory; return its number."""
+        """Start a run of the app in a directory, with these codecs (`up`, `down`, `arrays`); return its number."""
         from argosy_common.bundle import pack  # noqa: PLC0415  (only who runs an app needs it)
 
         with self.client() as client:
             stored = client.put("bundles", pack(app))
             wanted = {"bundle": stored["digest"], "size": stored["size"], "config": dict(config or {})}
+            if codec is not None:
+                wanted["codec"] = dict(codec)
             return int(client.post("runs", {**wanted, "rounds": rounds})["run"])
 
     def wait_run(self, run: int, timeout_s: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
@@ -79,12 +78,3 @@ def made_people(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def har_data() -> Path:
-    """The prepared recordings, where somebody prepared them: tests fetch nothing."""
-    folder = Path(os.environ.get("HAR_DATA", EXAMPLES.parent / ".demo" / "data"))
-    if not (folder / "manifest.json").is_file():
-        pytest.skip(f"no recordings in {folder}: run `python examples/har/prepare.py {folder}`, or set HAR_DATA")
-    return folder

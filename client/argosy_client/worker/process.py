@@ -42,6 +42,7 @@ from argosy_common.errors import (
     ProgrammingError,
     ReplyInvalid,
 )
+from argosy_common.flower.codec.mod import codec_mod
 from argosy_common.flower.compat import become_task, set_message_id, set_reply_life
 from argosy_common.flower.memory import give_back_memory, peak_rss, reset_peak_rss
 from argosy_common.flower.messages import DumpedMessage, dump_message, load_message
@@ -192,9 +193,9 @@ class _HostedApp:
     def _call(self, message: Message, context: Context) -> Message:
         try:
             with _this_process_only():
-                reply: object = self._app(message, context)
+                reply: object = codec_mod(message, context, self._app)
         except ArgosyError:
-            raise  # a stored array that could not be read, say: not the app's fault
+            raise  # a stored array that could not be read, say, or an update with NaN in it
         except BaseException as error:  # sys.exit() in an app must not end the worker
             raise AppRaised(why=_told(error, self._folder)) from error
         if not isinstance(reply, Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import torch
@@ -30,6 +31,7 @@ def main(grid: Grid, context: Context) -> None:
         min_available_nodes=devices,
     )
     torch.manual_seed(int(config["seed"]))
+    random.seed(int(config["seed"]))  # Flower draws the devices of a round from it
     strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(Net().state_dict()),

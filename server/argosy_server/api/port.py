@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_server.store import Store
@@ -44,8 +44,11 @@ class CoordinatorPort(Protocol):
         """Return the URL that devices join at and the pin of the certificate authority."""
         ...
 
-    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], options: dict[str, object]) -> int:
-        """Check the app bundle and its configuration, start a run and return its number."""
+    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], codec: dict[str, Any]) -> int:
+        """Check the app bundle and its configuration, start a run and return its number.
+
+        `codec` may have `up`, `down` and `arrays`, which override what the app says of codecs.
+        """
         ...
 
     def stop_run(self, run: int) -> None:
@@ -59,7 +62,7 @@ class CoordinatorPort(Protocol):
     def live(self, run: int) -> Sequence[Facts]:
         """Return a row for each device of a run that is under way.
 
-        Keys: device, name, doing, round, bytes_up, bytes_down, seconds, error.
+        Keys: device, name, doing, round, bytes_up, bytes_down, seconds, last_seconds, via, error.
         """
         ...
 

@@ -13,6 +13,7 @@ from argosy_common.clock import SystemClock
 from argosy_common.errors import RunNotFound
 from argosy_server.cli import words
 from argosy_server.cli.client import AdminClient, Data
+from argosy_server.cli.codecs import CodecArraysOption, CodecDownOption, CodecOption, codec_request
 from argosy_server.cli.configuration import ConfigOption, parse_config
 from argosy_server.cli.options import (
     JsonOption,
@@ -39,6 +40,8 @@ LOG_WAIT_S = 20.0
     epilog=examples(
         "argosy run start examples/har --watch",
         "argosy run start examples/har --rounds 20 -c lr=0.05 -c local-epochs=2",
+        "argosy run start examples/har --codec eden:2 --codec-down eden:4",
+        "argosy run start my-app --codec eden:2 --codec-arrays 'embedding.*=fp16'",
         "run=$(argosy run start examples/har)",
     ),
 )
@@ -51,6 +54,9 @@ def start(
         int | None, typer.Option("--rounds", "-r", min=1, help="Rounds, instead of the app's own number.")
     ] = None,
     config: ConfigOption = None,
+    codec: CodecOption = None,
+    codec_down: CodecDownOption = None,
+    codec_arrays: CodecArraysOption = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it; Ctrl-C leaves it going.")] = False,
     socket: SocketOption = None,
     json: JsonOption = False,
@@ -61,10 +67,12 @@ def start(
     overrides = parse_config(config or [])
     manifest = AppManifest.read(app_dir)
     fuse_config(manifest.config, overrides)  # a misspelt key is told before anything is sent
+    codecs = codec_request(manifest.argosy, up=codec, down=codec_down, arrays=codec_arrays or [])
     bundle = pack(app_dir)
     with connect(socket) as api:
         sent = api.put("/bundles", bundle)
         body: Data = {"bundle": sent["digest"], "size": sent["size"], "rounds": rounds, "config": overrides}
+        body["codec"] = codecs
         run = int(api.post("/runs", body)["run"])
         if json:
             print_json_line({"run": run})
@@ -143,7 +151,8 @@ def show(run: LatestRunArgument = None, socket: SocketOption = None, json: JsonO
         progress.settle(row)
         names = device_names(api)
     if json:
-        print_json({"run": row, "rounds": _rounds_json(progress), "errors": _errors_json(progress, names)})
+        told = {"run": row, "rounds": _rounds_json(progress), "errors": _errors_json(progress, names)}
+        print_json({**told, "codec": progress.codec, "large_blobs_via": dict(progress.ways)})
         return
     from argosy_server.cli.watch.card import run_card  # noqa: PLC0415  (drawing is for terminals)
 
@@ -160,11 +169,21 @@ def _rounds_json(progress: RunProgress) -> list[Data]:
                 "seconds": phase.seconds,
                 "bytes_up": phase.bytes_up,
                 "bytes_down": phase.bytes_down,
+                "fp32_up": phase.fp32_up,
+                "fp32_down": phase.fp32_down,
                 "metrics": phase.metrics,
             }
             for name, phase in one.phases.items()
         }
-        return {"round": one.number, "phases": phases, "central": one.central}
+        return {
+            "round": one.number,
+            "phases": phases,
+            "central": one.central,
+            "bytes_up_a_device": round(one.up_a_device),
+            "bytes_down_a_device": round(one.down_a_device),
+            "ratio_up": one.ratio_up,
+            "ratio_down": one.ratio_down,
+        }
 
     return [told(progress.rounds[key]) for key in sorted(progress.rounds)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -41,6 +41,18 @@ def size(count: float | None) -> str:
         value /= 1000
     digits = 0 if unit == "B" or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
     return f"{value:.{digits}f} {unit}"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio with two to three digits: `1.02`, `10.9`, `160`."""
+    return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}" if ratio < 99.95 else f"{ratio:.0f}"
+
+
+def codec_text(codec: Mapping[str, object] | None) -> str:
+    """Return a run's codecs: `eden:2 up, int8 down`; nothing where there is none."""
+    named = [f"{clean(codec[way])} {way}" for way in ("up", "down") if codec and codec.get(way, "none") != "none"]
+    arrays = len(tuple(codec.get("arrays") or ())) if codec else 0  # type: ignore[arg-type]  # a list, from JSON
+    return ", ".join(named) or ("by array" if arrays else "")
 
 
 def duration(seconds: float | None) -> str:

@@ -6,7 +6,7 @@ a bound. Where Flower would be silent it is loud: too few devices, no valid repl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from argosy_common.blobs import BlobStore
 from argosy_common.clock import Clock
 from argosy_common.errors import AppRaised, ArgosyError, ArraysChanged, NoValidReply, ReplyTimedOut, TooFewDevices
 from argosy_common.flower import compat
-from argosy_common.flower.messages import MessageDumper, load_message
+from argosy_common.flower.messages import MessageDumper, load_message, round_of
+from argosy_common.flower.streaming import Accept, as_it_is
 from argosy_common.logs import get_logger
 from argosy_common.wire.envelope import new_id
 from argosy_server.runs.holdings import Holdings
@@ -138,7 +139,7 @@ class EdgeGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return, without waiting, the replies to `message_ids` that are here; each is returned once."""
-        return [self._open(answer) for answer in self._port.take(list(message_ids))]
+        return [self._open(answer, as_it_is) for answer in self._port.take(list(message_ids))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and wait for their replies, at most `timeout` seconds (`reply_timeout_s` if None).
@@ -149,23 +150,32 @@ class EdgeGrid(Grid):
         Raises:
             NoValidReply: it was a train or evaluate phase and not one reply is valid.
         """
+        return list(self.stream(messages, timeout=timeout, accept=as_it_is))
+
+    def stream(self, messages: Iterable[Message], *, timeout: float | None, accept: Accept) -> Iterator[Message]:
+        """Do as `send_and_receive`, and yield each reply as it arrives.
+
+        What `accept` refuses counts as that device's failure, under the error that it raises.
+
+        Raises:
+            NoValidReply: as `send_and_receive`, once all replies are out.
+        """
         outgoing = list(messages)
+        del messages
         if not outgoing:
-            return []
+            return
         seconds = min(timeout, 1e8) if timeout is not None else self._settings.reply_timeout_s
         deadline = self._clock.monotonic() + seconds
         waiting = set(self._push(outgoing, seconds))
-        del outgoing, messages
+        del outgoing
         phases = {id(phase): phase for phase in (self._sent[each].phase for each in waiting)}
-        replies: list[Message] = []
         while waiting and self._port.wait_for(waiting, deadline):
-            answers = self._port.take(waiting)
-            waiting.difference_update(answer.id for answer in answers)
-            replies.extend(self._open(answer) for answer in answers)
+            for answer in self._port.take(waiting):
+                waiting.remove(answer.id)
+                yield self._open(answer, accept)
         self._missed(waiting, seconds)
         for phase in phases.values():
             self._finish(phase)
-        return replies
 
     # --- out
 
@@ -177,7 +187,7 @@ class EdgeGrid(Grid):
             compat.set_message_id(message, new_id())
         dumper = MessageDumper(self._store, release=True)
         dumped = [dumper.dump(message) for message in messages]
-        rounds = [_round_of(message) for message in messages]
+        rounds = [round_of(message.content, message.metadata.group_id) for message in messages]
         phases = _phases(messages, rounds, now)
         pushed: list[PushedMessage] = []
         for message, number, dump in zip(messages, rounds, dumped, strict=True):
@@ -207,11 +217,11 @@ class EdgeGrid(Grid):
 
     # --- in
 
-    def _open(self, answer: NodeAnswer) -> Message:
+    def _open(self, answer: NodeAnswer, accept: Accept) -> Message:
         """Turn an answer into a Flower message, and count it."""
         sent = self._sent.pop(answer.id)
         try:
-            reply = self._read(sent, answer)
+            reply = accept(self._read(sent, answer))
             error = None
         except ArgosyError as caught:
             reply = compat.error_reply(sent.head, caught)
@@ -264,15 +274,6 @@ class EdgeGrid(Grid):
 def device_id(node_id: int) -> str:
     """Return the device id of a Flower node id."""
     return f"{node_id:016x}"
-
-
-def _round_of(message: Message) -> int | None:
-    """Return the round that a message belongs to, as Flower's strategies write it into its config; None outside one."""
-    for record in message.content.config_records.values():
-        number = record.get("server-round")
-        if isinstance(number, int) and not isinstance(number, bool):
-            return number
-    return int(message.metadata.group_id) if message.metadata.group_id.isdigit() else None
 
 
 def _phases(messages: list[Message], rounds: list[int | None], now: float) -> dict[tuple[int | None, str], Phase]:

@@ -19,6 +19,8 @@ class LiveDevice:
     bytes_down: int = 0
     seconds: float = 0.0
     last_seconds: float = 0.0
+    via: str = ""
+    """By which way its last large blob came: `https`, `mqtt`."""
     error: dict[str, Any] | None = None
 
 
@@ -41,6 +43,7 @@ class LiveRun:
             row.bytes_down += int(data.get("bytes_down", 0))
             row.last_seconds = float(data["seconds"])
             row.seconds += row.last_seconds
+            row.via = str(data.get("via") or row.via)
             row.error = data["error"]
         elif name == "run-finished":
             for row in self._devices.values():
@@ -58,6 +61,7 @@ class LiveRun:
                 "bytes_down": row.bytes_down,
                 "seconds": row.seconds,
                 "last_seconds": row.last_seconds,
+                "via": row.via,
                 "error": row.error,
             }
             for row in list(self._devices.values())  # a copy: the run goes on meanwhile

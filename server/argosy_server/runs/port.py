@@ -46,8 +46,8 @@ class NodeAnswer:
     device: str
     flower: bytes
     error: ArgosyError | None
-    facts: dict[str, float]
-    """`fetch_s`, `run_s`, `upload_s`, `bytes_down`, `bytes_up`, `peak_rss`."""
+    facts: dict[str, Any]
+    """`fetch_s`, `run_s`, `upload_s`, `bytes_down`, `bytes_up`, `peak_rss`: numbers; `via`: a text, see `Reply.via`."""
 
 
 class DaemonPort:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
+from flwr.serverapp import Grid
 
 from argosy_common import bundle, ipc, logs
 from argosy_common.blobs import BlobRef, BlobStore
@@ -26,7 +27,9 @@ from argosy_common.clock import SystemClock
 from argosy_common.errors import AppImportFailed, ArgosyError, ProgrammingError, ServerAppFailed
 from argosy_common.flower import compat
 from argosy_common.flower.arrays import write_arrays
+from argosy_common.flower.codec.grid import CodecGrid
 from argosy_common.logs import get_logger
+from argosy_common.run_settings import CodecSettings
 from argosy_server.runs.grid import EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort, RunStopped
 
@@ -51,6 +54,7 @@ class Assignment:
     run_config: dict[str, bool | int | float | str]
     rounds: int | None
     grid: dict[str, Any]
+    codec: dict[str, Any]
 
 
 class RunObserver:
@@ -65,6 +69,8 @@ class RunObserver:
         self._rounds = rounds
         self.wanted: int | None = None
         self.final_model: BlobRef | None = None
+        self.codec_grid: CodecGrid | None = None
+        """The grid that is to learn which strategy uses it."""
 
     def starting(self, start: compat.StrategyStart) -> int | None:
         """Tell the daemon what begins; return the operator's number of rounds, if there is one."""
@@ -72,6 +78,9 @@ class RunObserver:
         self.wanted = start.min_nodes
         self._port.update(strategy=start.name, rounds=rounds)
         self._port.event("strategy-started", strategy=start.name, rounds=rounds)
+        if self.codec_grid is not None:
+            self.codec_grid.serve(start.traits)
+            self._port.event("codec", **self.codec_grid.described())
         return self._rounds
 
     def waiting(self, online: int, wanted: int) -> None:  # noqa: ARG002  (the daemon knows who is online)
@@ -103,17 +112,17 @@ def main() -> None:
     port.start()
     store = BlobStore(Path(assignment.store))
     observer = RunObserver(port, store, assignment.rounds)
-    grid = EdgeGrid(
-        port=port,
-        store=store,
-        run_id=assignment.run,
-        settings=GridSettings(**assignment.grid),
-        clock=clock,
-        wanted=lambda: observer.wanted,
-    )
     error, stopped = None, False
     try:
-        _run(assignment, grid, observer, store)
+        edge = EdgeGrid(
+            port=port,
+            store=store,
+            run_id=assignment.run,
+            settings=GridSettings(**assignment.grid),
+            clock=clock,
+            wanted=lambda: observer.wanted,
+        )
+        _run(assignment, _with_codec(edge, assignment, port, observer), observer, store)
     except RunStopped:
         stopped = True
     except ArgosyError as caught:
@@ -140,7 +149,27 @@ def _end_orphan() -> None:
     os.killpg(0, signal.SIGKILL)  # the supervisor made this process the leader of its group
 
 
-def _run(assignment: Assignment, grid: EdgeGrid, observer: RunObserver, store: BlobStore) -> None:
+def _with_codec(grid: Grid, assignment: Assignment, port: DaemonPort, observer: RunObserver) -> Grid:
+    """Put the codec layer around the grid, where the run asks for one.
+
+    Raises:
+        CodecUnknown, CodecUnsuitable: it asks for what there is not.
+    """
+    codec = CodecSettings.from_wire(assignment.codec)
+    if not codec.active:
+        return grid
+    observer.codec_grid = CodecGrid(
+        grid,
+        up=codec.up,
+        down=codec.down,
+        arrays=codec.arrays,
+        report=lambda traffic: port.event("phase-compressed", **vars(traffic)),
+        spill_to=Path(assignment.folder),
+    )
+    return observer.codec_grid
+
+
+def _run(assignment: Assignment, grid: Grid, observer: RunObserver, store: BlobStore) -> None:
     folder = Path(assignment.folder)
     app_folder = folder / "app"
     if not app_folder.exists():

@@ -36,6 +36,7 @@ from argosy_common.errors import (
 from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
+from argosy_common.run_settings import CodecSettings
 from argosy_server.dispatcher import Dispatcher
 from argosy_server.group_commit import GroupCommit
 from argosy_server.instruction import Answer, Outgoing, RunApp
@@ -109,14 +110,16 @@ class RunSupervisor:
 
     # --- for the admin API
 
-    def start(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], options: Mapping[str, object]) -> int:
+    def start(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], codec: Mapping[str, Any]) -> int:
         """Record and start a run of the app in `bundle`; return its number.
+
+        `codec` may have `up`, `down` and `arrays`, which override what the app says.
 
         Raises:
             BlobUnknown: the bundle was not uploaded.
             BlobCorrupt: the bundle changed on disk since it was uploaded; upload it again.
             AppBundleInvalid, AppDirectoryInvalid: it is not an app.
-            RunConfigInvalid: a key or value the app does not know.
+            RunConfigInvalid: a key or value that the app or [tool.argosy] does not know.
         """
         if not self._blobs.has(bundle.digest):
             raise BlobUnknown(peer="the coordinator", digest=bundle.hex)
@@ -127,6 +130,9 @@ class RunSupervisor:
             unpack(self._blobs.checked(bundle.digest), staging)
             manifest = AppManifest.read(staging)
             fused = fuse_config(manifest.config, _with_rounds(manifest.config, rounds, config))
+            codecs = CodecSettings.from_table(manifest.argosy).overridden(
+                up=codec.get("up"), down=codec.get("down"), arrays=codec.get("arrays", ())
+            )
             run = self._store.runs.create(
                 app_name=manifest.name,
                 app_digest=bundle.hex,
@@ -134,7 +140,7 @@ class RunSupervisor:
                 server_app=manifest.server_app,
                 client_app=manifest.client_app,
                 run_config=fused,
-                options={**options, "rounds": rounds},
+                options={"rounds": rounds, "codec": codecs.to_wire()},
             )
             try:
                 with storage_errors(self.folder(run)):
@@ -298,6 +304,7 @@ class RunSupervisor:
                         "reply_timeout_s": self._settings.reply_timeout_s,
                         "check_arrays": self._settings.check_arrays,
                     },
+                    "codec": row.options["codec"],
                 }
             )
         log.info("run.started", run=row.id, app=row.app_name, pid=process.pid)
@@ -376,6 +383,7 @@ class RunSupervisor:
                 "peak_rss": reply.worker_peak_rss,
                 "bytes_down": reply.bytes_down,
                 "bytes_up": answer.bytes_up,
+                "via": reply.via,
             }
             if reply is not None
             else {}

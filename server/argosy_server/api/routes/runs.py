@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from argosy_common.blobs import BlobRef
 from argosy_common.errors import AdminRequestInvalid, BlobUnknown
+from argosy_common.run_settings import MAX_PATTERNS, Name, Pattern
 from argosy_server.api.context import ApiContext, Caller, Context
 from argosy_server.api.logs import read_log
 from argosy_server.api.views import View, event_view, run_view
@@ -23,6 +24,16 @@ Key = Annotated[str, Field(min_length=1, max_length=256)]
 Wait = Annotated[float, Query(ge=0, le=25, allow_inf_nan=False)]
 
 
+class CodecFlags(BaseModel):
+    """What a command says of codecs; it overrides what the app says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    up: Name | None = None
+    down: Name | None = None
+    arrays: Annotated[list[tuple[Pattern, Name]], Field(max_length=MAX_PATTERNS)] = []
+
+
 class NewRun(BaseModel):
     """What `POST /v1/runs` takes."""
 
@@ -32,7 +43,7 @@ class NewRun(BaseModel):
     size: Annotated[int, Field(ge=1, le=LARGEST_BUNDLE)]
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     config: Annotated[dict[Key, Annotated[str, Field(max_length=4096)]], Field(max_length=512)] = {}
-    options: Annotated[dict[Key, object], Field(max_length=64)] = {}
+    codec: CodecFlags = CodecFlags()
 
 
 @router.put("/bundles", status_code=201)
@@ -56,8 +67,9 @@ def start_run(wanted: NewRun, context: Context, caller: Caller) -> View:
     bundle = BlobRef(bytes.fromhex(wanted.bundle), wanted.size)
     if not port.blobs.has(bundle.digest):
         raise BlobUnknown(peer="The coordinator", digest=wanted.bundle[:12])
-    run = port.start_run(bundle, wanted.rounds, wanted.config, wanted.options)
-    port.store.audit.write(caller, "run.start", f"run {run}", bundle=wanted.bundle, config=wanted.config)
+    codec = wanted.codec.model_dump(exclude_none=True)
+    run = port.start_run(bundle, wanted.rounds, wanted.config, codec)
+    port.store.audit.write(caller, "run.start", f"run {run}", bundle=wanted.bundle, config=wanted.config, codec=codec)
     return {"run": run}
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from argosy_server.cli.terminal import pairs
 from argosy_server.cli.watch.progress import RunProgress
 from argosy_server.cli.watch.view import failures_table, head, rounds_table
-from argosy_server.cli.words import NONE, clean, local_time, size
+from argosy_server.cli.words import NONE, clean, codec_text, count, local_time, size, times
 
 Data = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ def run_card(row: Data, progress: RunProgress, names: Mapping[str, str], now: da
     parts: list[RenderableType] = [head(progress, now, width=100)]
     if row["error"]:
         parts += ["", _error(row["error"])]
-    parts += ["", _facts(row)]
+    parts += ["", _facts(row, progress)]
     if progress.rounds:
         parts += ["", rounds_table(progress)]
     if progress.failures:
@@ -31,18 +31,42 @@ def run_card(row: Data, progress: RunProgress, names: Mapping[str, str], now: da
     return Group(*parts)
 
 
-def _facts(row: Data) -> Table:
+def _facts(row: Data, progress: RunProgress) -> Table:
     config = "  ".join(f"{clean(key)}={clean(value)}" for key, value in row["config"].items())
     facts: list[tuple[str, Text | str]] = [
         ("server app", clean(row["server_app"])),
         ("client app", clean(row["client_app"])),
         ("bundle", f"{row['app_digest'][:16]}  {size(row['app_size'])}"),
         ("config", config),
+        ("codec", _codec(progress)),
+        ("large blobs", _ways(progress)),
         ("started", local_time(row["started_at"])),
         ("ended", local_time(row["finished_at"])),
         ("final model", str(row["final_model"] or "")),
     ]
     return pairs([(name, value) for name, value in facts if value and value != NONE])
+
+
+def _codec(progress: RunProgress) -> str:
+    """Say how arrays travel, and whether replies are summed up as they arrive."""
+    codec = progress.codec or {}
+    arrays = "".join(f"; {clean(pattern)}: {clean(name)}" for pattern, name in codec.get("arrays", ()))
+    told = codec_text(codec)
+    if not told:
+        return ""
+    folded = codec.get("folded")
+    summed = "" if folded is None else f"\nreplies: {'summed up as they arrive' if folded else 'single ones'}"
+    fewer = [f"{times(ratio)}× {way}" for way, ratio in zip(("up", "down"), progress.ratios(), strict=True) if ratio]
+    saved = f"\nfewer bytes than at full precision: {', '.join(fewer)}" if fewer else ""
+    return f"{told}{arrays}{saved}{summed}"
+
+
+def _ways(progress: RunProgress) -> str:
+    """Say by which way large blobs came down."""
+    return ", ".join(
+        f"by {way.upper()}" + (f" ({count(often, 'time')})" if len(progress.ways) > 1 else "")
+        for way, often in progress.ways.most_common()
+    )
 
 
 def _error(error: Data) -> Text:

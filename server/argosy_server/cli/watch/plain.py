@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from argosy_server.cli.watch.progress import numbers
-from argosy_server.cli.words import clean, count, duration, local_time, number, size
+from argosy_server.cli.words import clean, codec_text, count, duration, local_time, number, size
 
 Data = Mapping[str, Any]
 NameOf = Callable[[str], str]
@@ -43,9 +43,10 @@ def _reply(data: Data, name_of: NameOf) -> str:
     if data.get("error"):
         error: Data = data["error"]
         return f"{_where(data)} {who} failed: {error.get('code')}: {clean(error.get('message', ''))}"
+    via = f" by {clean(data['via']).upper()}" if data.get("via") else ""
     return (
         f"{_where(data)} {who} replied in {duration(data.get('seconds'))}, "
-        f"up {size(data.get('bytes_up'))}, down {size(data.get('bytes_down'))}"
+        f"up {size(data.get('bytes_up'))}, down {size(data.get('bytes_down'))}{via}"
     )
 
 
@@ -55,6 +56,14 @@ def _phase_finished(data: Data, _: NameOf) -> str:
         f"{_where(data)} finished in {duration(data.get('seconds'))}: {data.get('replied')} of {data.get('sent')} "
         f"replied{failed}{_metrics(data)}, up {size(data.get('bytes_up'))}, down {size(data.get('bytes_down'))}"
     )
+
+
+def _compressed(data: Data, _: NameOf) -> str:
+    return f"{_where(data)} at full precision: up {size(data.get('fp32_up'))}, down {size(data.get('fp32_down'))}"
+
+
+def _codec(data: Data, _: NameOf) -> str:
+    return f"codec: {codec_text(data) or 'none'}"
 
 
 def _central(data: Data, _: NameOf) -> str:
@@ -84,6 +93,8 @@ _TELL: dict[str, Callable[[Data, NameOf], str]] = {
     "phase-started": _phase_started,
     "device-reply": _reply,
     "phase-finished": _phase_finished,
+    "phase-compressed": _compressed,
+    "codec": _codec,
     "central": _central,
     "run-finished": _finished,
 }

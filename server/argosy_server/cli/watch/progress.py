@@ -5,6 +5,7 @@ Events of unknown names and fields are passed over, since the coordinator may be
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,9 @@ class Phase:
     metrics: dict[str, float] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
+    fp32_up: int = 0
+    fp32_down: int = 0
+    """What the same arrays would weigh at full precision; 0 where no codec is on."""
     seconds: float | None = None
     done: bool = False
 
@@ -57,6 +61,26 @@ class Round:
     def bytes_down(self) -> int:
         """Bytes that devices received."""
         return sum(phase.bytes_down for phase in self.phases.values())
+
+    @property
+    def up_a_device(self) -> float:
+        """Bytes that a device sent which took part in every phase."""
+        return sum(phase.bytes_up / max(1, phase.replied) for phase in self.phases.values())
+
+    @property
+    def down_a_device(self) -> float:
+        """Bytes that a device received which took part in every phase."""
+        return sum(phase.bytes_down / max(1, phase.replied) for phase in self.phases.values())
+
+    @property
+    def ratio_up(self) -> float | None:
+        """How many times fewer bytes went up than at full precision; None where no codec is on."""
+        return ratio(sum(phase.fp32_up for phase in self.phases.values()), self.bytes_up)
+
+    @property
+    def ratio_down(self) -> float | None:
+        """How many times fewer bytes went down than at full precision; None where no codec is on."""
+        return ratio(sum(phase.fp32_down for phase in self.phases.values()), self.bytes_down)
 
     @property
     def seconds(self) -> float | None:
@@ -100,6 +124,9 @@ class RunProgress:
         self.waiting: tuple[int, int] | None = None
         """Devices online and wanted, while too few are there."""
         self.current: tuple[int, str] | None = None
+        self.codec: Data | None = (run.get("options") or {}).get("codec")
+        self.ways: Counter[str] = Counter()
+        """How many replies fetched large blobs by which way: `https`, `mqtt`."""
         self.rounds: dict[int, Round] = {}
         self.failures: list[Failure] = []
         self.last_seq = 0
@@ -113,6 +140,12 @@ class RunProgress:
     def devices(self) -> set[str]:
         """All devices that were asked at least once."""
         return {device for r in self.rounds.values() for phase in r.phases.values() for device in phase.devices}
+
+    def ratios(self) -> tuple[float | None, float | None]:
+        """How many times more bytes all rounds would take at full precision, up and down."""
+        phases = [phase for one in self.rounds.values() for phase in one.phases.values()]
+        up = ratio(sum(phase.fp32_up for phase in phases), sum(phase.bytes_up for phase in phases))
+        return up, ratio(sum(phase.fp32_down for phase in phases), sum(phase.bytes_down for phase in phases))
 
     def settle(self, run: Data) -> None:
         """Take over how the run stands by the database, which has the last word on its end."""
@@ -178,6 +211,8 @@ class RunProgress:
             self.failures.append(failure(data))
         else:
             phase.replied += 1
+        if data.get("via"):
+            self.ways[str(data["via"])] += 1
         phase.bytes_up += int(data.get("bytes_up") or 0)
         phase.bytes_down += int(data.get("bytes_down") or 0)
 
@@ -190,6 +225,14 @@ class RunProgress:
         phase.failed = int(data.get("failed", phase.failed))
         phase.bytes_up = int(data.get("bytes_up") or phase.bytes_up)
         phase.bytes_down = int(data.get("bytes_down") or phase.bytes_down)
+
+    def _codec(self, data: Data, _: datetime | None) -> None:
+        self.codec = data
+
+    def _compressed(self, data: Data, _: datetime | None) -> None:
+        phase = self._phase(data)
+        phase.fp32_up += int(data.get("fp32_up") or 0)
+        phase.fp32_down += int(data.get("fp32_down") or 0)
 
     def _central(self, data: Data, _: datetime | None) -> None:
         self._round(data).central = numbers(data.get("metrics"))
@@ -218,6 +261,8 @@ _STEPS = {
     "phase-started": RunProgress._phase_started,
     "device-reply": RunProgress._reply,
     "phase-finished": RunProgress._phase_finished,
+    "phase-compressed": RunProgress._compressed,
+    "codec": RunProgress._codec,
     "central": RunProgress._central,
     "run-finished": RunProgress._finished,
 }
@@ -239,6 +284,11 @@ def failure(data: Data) -> Failure:
         message=str(error.get("message", "")),
         remedy=str(error.get("remedy", "")),
     )
+
+
+def ratio(fp32: int, travelled: int) -> float | None:
+    """Return how many times fewer bytes travelled than at full precision; None where that is not known."""
+    return fp32 / travelled if fp32 and travelled else None
 
 
 def numbers(metrics: object) -> dict[str, float]:

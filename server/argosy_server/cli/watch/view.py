@@ -16,7 +16,18 @@ from rich.text import Text
 
 from argosy_server.cli.terminal import firm, table
 from argosy_server.cli.watch.progress import Round, RunProgress, courses, group_failures, headline
-from argosy_server.cli.words import clean, count, duration, number, ranges, running_time, size, sparkline
+from argosy_server.cli.words import (
+    clean,
+    codec_text,
+    count,
+    duration,
+    number,
+    ranges,
+    running_time,
+    size,
+    sparkline,
+    times,
+)
 
 Data = Mapping[str, Any]
 
@@ -58,7 +69,8 @@ class RunView:
 def head(progress: RunProgress, now: datetime | None, *, width: int) -> RenderableType:
     """Return the first lines: which run, how far, and the course of its best metrics."""
     title = Text.assemble((f"run {progress.number}", "bold"), "  ", clean(progress.app))
-    for part in (progress.strategy, count(len(progress.devices), "device") if progress.devices else None):
+    devices = count(len(progress.devices), "device") if progress.devices else None
+    for part in (progress.strategy, devices, codec_text(progress.codec)):
         if part:
             title.append(f" · {clean(part)}", style="dim")
     status = Text.assemble((progress.status, STATUS_STYLE.get(progress.status, "")))
@@ -129,21 +141,25 @@ def rounds_table(progress: RunProgress, *, last: int | None = None, width: int =
     ordered = [progress.rounds[key] for key in sorted(progress.rounds)]
     columns = headline(ordered, MOST_COLUMNS) if width >= 100 else courses(ordered)
     names = [_column_name(column) for column in columns]
-    shown = table(
-        "round", "replies", *names, "up", "down", "time", right=["round", "replies", *names, "up", "down", "time"]
-    )
+    shares = ["up/device", "down/device"]
+    shown = table("round", "replies", *names, *shares, "time", right=["round", "replies", *names, *shares, "time"])
     for one in ordered[-last:] if last else ordered:
         current = not progress.over and progress.current is not None and one.number == progress.current[0]
         shown.add_row(
             str(one.number),
             _replies(one),
             *(number(one.metrics(phase)[name]) if name in one.metrics(phase) else "" for phase, name in columns),
-            size(one.bytes_up) if one.phases else "",
-            size(one.bytes_down) if one.phases else "",
+            _share(one.up_a_device, one.ratio_up) if one.phases else "",
+            _share(one.down_a_device, one.ratio_down) if one.phases else "",
             duration(one.seconds) if one.seconds is not None else "",
             style="cyan" if current else None,
         )
     return shown
+
+
+def _share(count: float, fewer: float | None) -> Text:
+    """Return bytes, and how many times more they would be at full precision."""
+    return Text.assemble(size(count), (f" {times(fewer)}×" if fewer else "", "green"))
 
 
 def _replies(one: Round) -> Text:
@@ -182,7 +198,7 @@ def devices_table(live: Sequence[Data], *, most: int, width: int = 120) -> Rende
             doing_text(row),
             str(row.get("round") or ""),
             size(row.get("bytes_up")),
-            size(row.get("bytes_down")),
+            " ".join([size(row.get("bytes_down")), *([str(row["via"])] if wide and row.get("via") else [])]),
             duration(row.get("seconds")),
         ]
         shown.add_row(*cells, *([_short_error(error)] if wide else []))

@@ -1,0 +1,1 @@
+"""The app of benchmarks/compressed_run that measures memory."""

@@ -1,0 +1,17 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def har_data() -> Path:
+    """The prepared recordings, where somebody prepared them (`make test` does): tests fetch nothing."""
+    folder = Path(os.environ.get("HAR_DATA", Path(__file__).parents[1] / ".demo" / "data"))
+    if not (folder / "manifest.json").is_file():
+        pytest.skip(f"no recordings in {folder}: run `python examples/har/prepare.py {folder}`, or set HAR_DATA")
+    return folder

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from argosy_client.downloads import HttpsWay
 from argosy_client.gateway import COORDINATOR, Gateway
 from argosy_client.identity import Enrolment
 from argosy_client.instance import InstanceLock
@@ -33,9 +34,11 @@ from argosy_common.blobs import BlobStore
 from argosy_common.blobs.exchange import BlobExchange
 from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import Clock, SystemClock
+from argosy_common.enrolment import DEFAULT_PORT
 from argosy_common.errors import ArgosyError
 from argosy_common.files import private_folder, write_atomic
 from argosy_common.link import Link, LinkSettings
+from argosy_common.link.tls import client_context
 from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import TRANSFER_KINDS, Cancel, Instruction, Rebirth, Received, Refused
 from argosy_common.wire.envelope import Envelope
@@ -69,6 +72,9 @@ class Device:
         self._link = Link(_link_settings(enrolment), clock=clock, rng=rng, will=self._presence.will)
         self._gateway = Gateway(self._link, names)
         store = BlobStore(private_folder(state_dir / "blobs"), max_bytes=settings.cache_mb * MEGABYTE)
+        self._https = HttpsWay(
+            lambda: client_context(enrolment.tls_files()), clock=clock, rng=rng, joined_at=_joined_at(enrolment)
+        )
         self._exchange = BlobExchange(
             store,
             clock=clock,
@@ -76,6 +82,7 @@ class Device:
             post=self._gateway.post_control,
             post_chunk=self._gateway.post_chunk,
             may_serve=lambda _peer, digest: self._outbox.serves(digest),
+            way=self._https,
         )
         self._outbox = Outbox(
             gateway=self._gateway,
@@ -124,6 +131,7 @@ class Device:
         self._link.stop(LINK_STOP_S)
         self._pulse.join(LINK_STOP_S)
         self._exchange.close()
+        self._https.close(LINK_STOP_S)
         self._host.close()
         self._journal.close()
         self._status_file.unlink(missing_ok=True)
@@ -253,6 +261,12 @@ def _link_settings(enrolment: Enrolment) -> LinkSettings:
     return LinkSettings(
         host=host, port=port, client_id=enrolment.device, tls=enrolment.tls_files(), elsewhere=tuple(others)
     )
+
+
+def _joined_at(enrolment: Enrolment) -> tuple[str, int] | None:
+    """Return where this device joined: the coordinator's own port, which it evidently reaches."""
+    parts = urlsplit(enrolment.url)
+    return (parts.hostname, parts.port or DEFAULT_PORT) if parts.hostname else None
 
 
 def run(settings: DeviceSettings) -> None:

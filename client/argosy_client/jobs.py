@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from argosy_client.run_files import RunFiles
 from argosy_client.worker.host import WorkerHost, WorkerJob, WorkerResult
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
+from argosy_common.blobs.ranges import LARGE
 from argosy_common.clock import Clock
 from argosy_common.errors import (
     ArgosyError,
@@ -282,7 +283,7 @@ class Jobs:
         try:
             self._store.trim()  # of what the worker put there, unnoticed by our limit; what is wanted now is pinned
             began = self._clock.monotonic()
-            bytes_down = self._fetch(current, [ref for ref in wanted if not self._store.has(ref.digest)])
+            fetched = self._fetch(current, [ref for ref in wanted if not self._store.has(ref.digest)])
             fetch_s = self._clock.monotonic() - began
             app_dir = self._files.app(bundle)
             self._refuse_late(current)
@@ -292,7 +293,7 @@ class Jobs:
         finally:
             for ref in wanted:
                 self._store.unpin(ref.digest)
-        return _reply(result, fetch_s=fetch_s, bytes_down=bytes_down + len(entry.body)), context
+        return _reply(result, fetch_s=fetch_s, fetched=fetched, instruction=len(entry.body)), context
 
     def _in_worker(self, current: _Current, job: WorkerJob) -> WorkerResult:
         try:
@@ -317,16 +318,16 @@ class Jobs:
             node_config=self._node_config,
         )
 
-    def _fetch(self, current: _Current, missing: list[BlobRef]) -> int:
-        """Get blobs side by side; return the bytes that travelled for them."""
+    def _fetch(self, current: _Current, missing: list[BlobRef]) -> list[TransferOutcome]:
+        """Get blobs side by side; return how each of them came."""
         self._refuse_late(current)
         if not missing:
-            return 0
+            return []
         current.doing = "fetching"
         for ref in missing:
             self._exchange.fetch(COORDINATOR, ref, current.fetched.put)
         try:
-            return sum(self._next_fetched(current).wire_bytes for _ in missing)
+            return [self._next_fetched(current) for _ in missing]
         except ArgosyError:
             for ref in missing:
                 self._exchange.cancel(COORDINATOR, ref.digest)
@@ -386,7 +387,9 @@ def _ref(part: BlobPart) -> BlobRef:
     return BlobRef(part.digest, part.size)
 
 
-def _reply(result: WorkerResult, *, fetch_s: float, bytes_down: int) -> Reply:
+def _reply(result: WorkerResult, *, fetch_s: float, fetched: Sequence[TransferOutcome], instruction: int) -> Reply:
+    """Return the reply to an instruction of so many bytes."""
+    large = [outcome for outcome in fetched if outcome.ref.size >= LARGE]
     try:
         return Reply(
             flower=result.flower,
@@ -394,7 +397,8 @@ def _reply(result: WorkerResult, *, fetch_s: float, bytes_down: int) -> Reply:
             fetch_s=fetch_s,
             run_s=result.seconds,
             worker_peak_rss=result.peak_rss,
-            bytes_down=bytes_down,
+            bytes_down=instruction + sum(outcome.wire_bytes for outcome in fetched),
+            via="+".join(sorted({way for outcome in large or fetched for way in outcome.via.split("+") if way})),
         )
     except ValidationError as error:
         first = error.errors()[0]

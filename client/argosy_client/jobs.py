@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from argosy_client.gateway import COORDINATOR, Gateway, error_part
 from argosy_client.instruction import RESUME, Resume, State
-from argosy_client.journal import Entry, Journal
+from argosy_client.journal import Entry, Journal, RunState
 from argosy_client.outbox import Outbox
 from argosy_client.run_files import RunFiles
 from argosy_client.worker.host import WorkerHost, WorkerJob, WorkerResult
@@ -312,11 +312,24 @@ class Jobs:
             node_id=instruction.node_id,
             message_id=entry.id,
             flower=instruction.flower,
-            context_in=self._files.context(state.context) if state is not None and state.context else None,
+            context_in=self._context(state),
             context_out=context,
             run_config=dict(instruction.run_config),
             node_config=self._node_config,
         )
+
+    def _context(self, state: RunState | None) -> Path | None:
+        """Return where the run's last context is; None at its first instruction, and where the file is lost.
+
+        A device whose card lost the file is like one that is new to the run: better that than never answering again.
+        """
+        if state is None or not state.context:
+            return None
+        path = self._files.context(state.context)
+        if path.is_file():
+            return path
+        log.error("job.context_lost", run=state.run, path=path)
+        return None
 
     def _fetch(self, current: _Current, missing: list[BlobRef]) -> list[TransferOutcome]:
         """Get blobs side by side; return how each of them came."""

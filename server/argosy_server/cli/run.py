@@ -152,7 +152,7 @@ def show(run: LatestRunArgument = None, socket: SocketOption = None, json: JsonO
         names = device_names(api)
     if json:
         told = {"run": row, "rounds": _rounds_json(progress), "errors": _errors_json(progress, names)}
-        print_json({**told, "codec": progress.codec, "large_blobs_via": dict(progress.ways)})
+        print_json({**told, "codec": progress.codec, "blobs_via": dict(progress.ways)})
         return
     from argosy_server.cli.watch.card import run_card  # noqa: PLC0415  (drawing is for terminals)
 

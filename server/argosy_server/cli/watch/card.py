@@ -39,7 +39,7 @@ def _facts(row: Data, progress: RunProgress) -> Table:
         ("bundle", f"{row['app_digest'][:16]}  {size(row['app_size'])}"),
         ("config", config),
         ("codec", _codec(progress)),
-        ("large blobs", _ways(progress)),
+        ("blobs came", _ways(progress)),
         ("started", local_time(row["started_at"])),
         ("ended", local_time(row["finished_at"])),
         ("final model", str(row["final_model"] or "")),
@@ -62,7 +62,7 @@ def _codec(progress: RunProgress) -> str:
 
 
 def _ways(progress: RunProgress) -> str:
-    """Say by which way large blobs came down."""
+    """Say by which way blobs came down: the large ones of a reply, the others where there was none."""
     return ", ".join(
         f"by {way.upper()}" + (f" ({count(often, 'time')})" if len(progress.ways) > 1 else "")
         for way, often in progress.ways.most_common()

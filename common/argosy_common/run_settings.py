@@ -91,7 +91,11 @@ class CodecSettings(BaseModel):
         Raises:
             RunConfigInvalid: a name or pattern that cannot be one.
         """
-        given = {"up": up or self.up, "down": down or self.down, "arrays": (*arrays, *self.arrays)}
+        given = {
+            "up": self.up if up is None else up,
+            "down": self.down if down is None else down,
+            "arrays": (*arrays, *self.arrays),
+        }
         return self._checked(given)
 
     @classmethod

@@ -156,7 +156,8 @@ def show(run: LatestRunArgument = None, socket: SocketOption = None, json: JsonO
         return
     from argosy_server.cli.watch.card import run_card  # noqa: PLC0415  (drawing is for terminals)
 
-    stdout().print(run_card(row, progress, names, SystemClock().wall()))
+    console = stdout()
+    console.print(run_card(row, progress, names, SystemClock().wall(), width=console.width))
 
 
 def _rounds_json(progress: RunProgress) -> list[Data]:

@@ -18,14 +18,16 @@ from argosy_server.cli.words import NONE, clean, codec_text, count, local_time, 
 Data = Mapping[str, Any]
 
 
-def run_card(row: Data, progress: RunProgress, names: Mapping[str, str], now: datetime) -> RenderableType:
-    """Return everything about a run that a person wants on one page."""
-    parts: list[RenderableType] = [head(progress, now, width=100)]
+def run_card(
+    row: Data, progress: RunProgress, names: Mapping[str, str], now: datetime, *, width: int = 100
+) -> RenderableType:
+    """Return everything about a run that a person wants on one page, `width` columns wide."""
+    parts: list[RenderableType] = [head(progress, now, width=width)]
     if row["error"]:
         parts += ["", _error(row["error"])]
     parts += ["", _facts(row, progress)]
     if progress.rounds:
-        parts += ["", rounds_table(progress)]
+        parts += ["", rounds_table(progress, width=width)]
     if progress.failures:
         parts += ["", Text("errors on devices", style="dim"), failures_table(progress, names)]
     return Group(*parts)

@@ -139,9 +139,9 @@ def _courses(progress: RunProgress, width: int) -> RenderableType | None:
 def rounds_table(progress: RunProgress, *, last: int | None = None, width: int = 120) -> Table:
     """Return a row for each round, or for the last so many."""
     ordered = [progress.rounds[key] for key in sorted(progress.rounds)]
-    columns = headline(ordered, MOST_COLUMNS) if width >= 100 else courses(ordered)
+    columns = _columns(ordered, width)
     names = [_column_name(column) for column in columns]
-    shares = ["up/device", "down/device"]
+    shares = ["up/dev", "down/dev"]
     shown = table("round", "replies", *names, *shares, "time", right=["round", "replies", *names, *shares, "time"])
     for one in ordered[-last:] if last else ordered:
         current = not progress.over and progress.current is not None and one.number == progress.current[0]
@@ -155,6 +155,14 @@ def rounds_table(progress: RunProgress, *, last: int | None = None, width: int =
             style="cyan" if current else None,
         )
     return shown
+
+
+def _columns(ordered: Sequence[Round], width: int) -> list[tuple[str, str]]:
+    """Return as many metrics as there is room for: less where bytes are compared with full precision."""
+    compared = any(one.ratio_up or one.ratio_down for one in ordered)
+    if width >= (132 if compared else 100):
+        return headline(ordered, MOST_COLUMNS)
+    return headline(ordered, 1) if compared and width < 95 else courses(ordered)
 
 
 def _share(count: float, fewer: float | None) -> Text:

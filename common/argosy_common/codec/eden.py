@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from argosy_common.codec.base import CHUNK, Codec, Vector
 from argosy_common.codec.hadamard import Group, Rotation, block_count, groups, padded_blocks, padded_size, whole_rows
-from argosy_common.codec.packing import GRID, Packer, packed_size
+from argosy_common.codec.packing import Packer, packed_size
 from argosy_common.codec.vector import LARGEST, refuse_large, require_length, require_vector
 
 SEED_SIZE, SCALE_SIZE = 8, 4
@@ -134,16 +134,16 @@ def _encode_group(
     values: Vector, group: Group, rotation: Rotation, packer: Packer, planes: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
     """Write the planes of a group; return the scale of each of its blocks."""
-    blocks, exponents = _ordinary(padded_blocks(values, group))
-    squares = _products(blocks, blocks)
+    blocks, squares, exponents = _ordinary(padded_blocks(values, group))
     lengths = np.sqrt(squares)
-    # To units of 1/GRID standard deviation; a block of zeros stays one.
-    factors = np.divide(GRID * np.sqrt(group.length), lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    # To units of a standard deviation; a block of zeros stays one.
+    factors = np.divide(np.sqrt(group.length), lengths, out=np.zeros_like(lengths), where=lengths > 0)
     rotated = rotation.rotate(blocks)
     rotated *= factors[:, None]
     packer.pack(rotated.reshape(-1), planes)
+    # A value and its level have the same sign, so their magnitudes' product is theirs.
     levels = rotation.spare(group.padded)
-    packer.levels(planes, levels)
+    packer.magnitudes(planes, levels)
     agreement = _products(rotated, levels.reshape(rotated.shape))
     scales: NDArray[np.float32] = np.divide(
         squares * factors, agreement, out=np.zeros_like(squares), where=agreement > 0
@@ -151,8 +151,11 @@ def _encode_group(
     return scales if exponents is None else np.ldexp(scales, exponents)
 
 
-def _ordinary(blocks: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
-    """Return the blocks such that their squares neither overflow nor vanish, and the powers of two taken out, if any.
+def _ordinary(
+    blocks: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32] | None]:
+    """Return the blocks such that their squares neither overflow nor vanish, the sum of these squares a block, and the
+    powers of two that were taken out, if any.
 
     Raises:
         ValueError: NaN, infinity or a magnitude above `LARGEST`.
@@ -160,11 +163,12 @@ def _ordinary(blocks: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray
     with np.errstate(over="ignore", invalid="ignore"):
         squares = _products(blocks, blocks)
     if np.all((squares > _SMALL) & (squares < _GREAT)):
-        return blocks, None
+        return blocks, squares, None
     peaks = np.abs(blocks).max(axis=1)
     refuse_large(peaks.max(), LARGEST)
     exponents = np.frexp(peaks)[1]
-    return np.ldexp(blocks, -exponents[:, None]), exponents
+    blocks = np.ldexp(blocks, -exponents[:, None])
+    return blocks, _products(blocks, blocks), exponents
 
 
 def _products(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,10 +17,6 @@ from numpy.typing import NDArray
 from argosy_common.codec.base import Vector
 from argosy_common.codec.lloyd_max import LEVELS, thresholds
 
-GRID = 256
-"""Steps a standard deviation on which magnitudes are compared: as int16, two values to one of float32. The thresholds'
-rounding to it costs less than 1e-5 of the error."""
-
 Planes = NDArray[np.uint8]
 
 
@@ -40,45 +36,73 @@ class Packer:
     def __init__(self, bits: int, count: int) -> None:
         self._bits = bits
         self._ranks = rank_thresholds(bits)
-        self._whole = np.empty(count, np.int16)
         self._flags, self._plane = np.empty(count, bool), np.empty(count, bool)
+        # half bytes of all planes side by side, in as few bytes as hold them: a wider type costs more than it saves
+        narrow = np.uint8 if bits <= 2 else np.uint16
+        self._halves = np.empty((count // 8, 2), narrow)
+        self._half = np.empty(count // 8, narrow)
         self._index = np.empty(count // 4, np.intp)
 
-    def pack(self, scaled: Vector, planes: Planes) -> None:
-        """Write the planes (bits, n/8) of `scaled`, n values in units of 1/`GRID` standard deviation, within ±32767."""
-        whole, flags, plane = (buffer[: scaled.size] for buffer in (self._whole, self._flags, self._plane))
-        np.copyto(whole, scaled, casting="unsafe")
-        np.less(whole, 0, out=plane)
+    def pack(self, values: Vector, planes: Planes) -> None:
+        """Write the planes (bits, n/8) of `values`, n of them in standard deviations; leaves their magnitudes there."""
+        flags, plane = self._flags[: values.size], self._plane[: values.size]
+        np.less(values, 0, out=plane)
         planes[0] = np.packbits(plane)
-        np.abs(whole, out=whole)
+        np.abs(values, out=values)
         for number, ranks in enumerate(self._ranks, 1):
-            np.greater_equal(whole, ranks[0], out=plane)
+            np.greater_equal(values, ranks[0], out=plane)
             for rank in ranks[1:]:
-                np.greater_equal(whole, rank, out=flags)
+                np.greater_equal(values, rank, out=flags)
                 np.logical_xor(plane, flags, out=plane)
             planes[number] = np.packbits(plane)
 
     def levels(self, planes: Planes, out: Vector) -> None:
         """Write the level of each code, in standard deviations, to `out` (n values, as many as the planes hold)."""
-        index = self._index[: out.size // 4].reshape(-1, 2)
-        np.right_shift(planes[0], 4, out=index[:, 0], casting="unsafe")
-        np.bitwise_and(planes[0], 15, out=index[:, 1], casting="unsafe")
-        for plane in planes[1:]:
-            index <<= 4
-            index[:, 0] |= plane >> 4
-            index[:, 1] |= plane & 15
+        self._look_up(planes, level_table(self._bits), out)
+
+    def magnitudes(self, planes: Planes, out: Vector) -> None:
+        """Write the magnitude of each code's level to `out`: the signs need not be looked at."""
+        if self._bits == 1:
+            out.fill(LEVELS[1][0])
+        else:
+            self._look_up(planes[1:], magnitude_table(self._bits), out)
+
+    def _look_up(self, planes: Planes, table: NDArray[np.complex128], out: Vector) -> None:
+        halves, half = self._halves[: out.size // 8], self._half[: out.size // 8]
+        for place, half_of in ((0, _high), (1, _low)):
+            half[...] = half_of(planes[0])
+            for plane in planes[1:]:
+                np.left_shift(half, 4, out=half)
+                np.bitwise_or(half, half_of(plane), out=half)
+            halves[:, place] = half
+        index = self._index[: out.size // 4]
+        index[...] = halves.reshape(-1)
         # Every index is within the table; "clip" only spares numpy the second look.
-        np.take(level_table(self._bits), index.reshape(-1), out=out.view(np.complex128), mode="clip")
+        np.take(table, index, out=out.view(np.complex128), mode="clip")
 
 
-def rank_thresholds(bits: int) -> list[tuple[np.int16, ...]]:
-    """Return, for each plane of the magnitude, the thresholds on the grid whose comparisons it is the parity of."""
-    grid = [np.int16(round(value * GRID)) for value in thresholds(bits)]
+def _high(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return plane >> np.uint8(4)
+
+
+def _low(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return plane & np.uint8(15)
+
+
+def rank_thresholds(bits: int) -> list[tuple[np.float32, ...]]:
+    """Return, for each plane of the magnitude, the thresholds whose comparisons it is the parity of."""
+    rising = [np.float32(value) for value in thresholds(bits)]
     chosen = []
     for plane in range(1, bits):
         step = 1 << (bits - plane)
-        chosen.append(tuple(grid[step // 2 - 1 :: step]))
+        chosen.append(tuple(rising[step // 2 - 1 :: step]))
     return chosen
+
+
+@lru_cache(maxsize=4)
+def magnitude_table(bits: int) -> NDArray[np.complex128]:
+    """Return the table from the 4·(bits−1) bits of four coordinates' magnitudes to these: `level_table`, no signs."""
+    return level_table(bits)[: 16 ** (bits - 1)]
 
 
 @lru_cache(maxsize=4)

@@ -58,6 +58,7 @@ docs: $(VENV)/.dev ## make docs/errors.md and docs/state-machines.md from the ta
 	$(BIN)/python -m docs.state_machines > docs/state-machines.md
 
 bench: $(VENV)/.dev ## every benchmark; QUICK=--quick for the short form
+	$(BIN)/python -m benchmarks.codec $(QUICK)
 	$(BIN)/python -m benchmarks.transfer $(QUICK)
 	$(BIN)/python -m benchmarks.round_overhead $(QUICK)
 	$(BIN)/python -m benchmarks.compressed_run $(QUICK)

@@ -1,0 +1,90 @@
+"""A run's codecs, from the app's table and from flags."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from argosy_common.errors import RunConfigInvalid
+from argosy_common.run_settings import CodecSettings
+
+names = st.text("abcdefghijklmnop:.0123456789", min_size=1, max_size=20)
+patterns = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)
+
+
+def test_without_a_word_nothing_is_compressed() -> None:
+    settings = CodecSettings.from_table({})
+    assert (settings.up, settings.down, settings.arrays) == ("none", "none", ())
+    assert not settings.active
+    assert settings.names == ["none"]
+
+
+def test_a_name_alone_is_for_what_goes_up() -> None:
+    settings = CodecSettings.from_table({"codec": "eden:2"})
+    assert (settings.up, settings.down) == ("eden:2", "none")
+    assert settings.active
+
+
+def test_a_table_names_both_directions_and_patterns_in_their_order() -> None:
+    arrays = {"b.*": "fp16", "*": "exact"}
+    settings = CodecSettings.from_table({"codec": {"up": "eden:2", "down": "int8", "arrays": arrays}})
+    assert settings.arrays == (("b.*", "fp16"), ("*", "exact"))
+    assert settings.names == ["eden:2", "int8", "fp16"]
+
+
+def test_patterns_alone_make_it_active() -> None:
+    assert CodecSettings.from_table({"codec": {"arrays": {"w": "int8"}}}).active
+    assert not CodecSettings.from_table({"codec": {"arrays": {"w": "exact", "v": "none"}}}).active
+
+
+def test_flags_win_and_their_patterns_come_first() -> None:
+    app = CodecSettings.from_table({"codec": {"up": "eden:2", "down": "int8", "arrays": {"w": "fp16"}}})
+    told = app.overridden(up="none", down=None, arrays=[("v", "exact")])
+    assert (told.up, told.down) == ("none", "int8")
+    assert told.arrays == (("v", "exact"), ("w", "fp16"))
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ({"codecs": "eden:2"}, "tool.argosy.codecs"),
+        ({"codec": 2}, "tool.argosy.codec"),
+        ({"codec": ["eden:2"]}, "tool.argosy.codec"),
+        ({"codec": {"upp": "eden:2"}}, "tool.argosy.codec.upp"),
+        ({"codec": {"up": 2}}, "tool.argosy.codec.up"),
+        ({"codec": {"up": ""}}, "tool.argosy.codec.up"),
+        ({"codec": {"down": "eden 2"}}, "tool.argosy.codec.down"),
+        ({"codec": {"down": "x" * 200}}, "tool.argosy.codec.down"),
+        ({"codec": {"arrays": "w"}}, "tool.argosy.codec.arrays"),
+        ({"codec": {"arrays": {"w": 1}}}, "tool.argosy.codec.arrays"),
+        ({"codec": {"arrays": {str(n): "int8" for n in range(300)}}}, "tool.argosy.codec.arrays"),
+    ],
+)
+def test_what_is_not_well_formed_is_refused_by_its_key(table: dict[str, Any], key: str) -> None:
+    with pytest.raises(RunConfigInvalid) as refused:
+        CodecSettings.from_table(table)
+    assert key in refused.value.message
+
+
+@given(names, names, st.lists(st.tuples(patterns, names), max_size=5))
+def test_settings_come_back_from_the_wire(up: str, down: str, arrays: list[tuple[str, str]]) -> None:
+    settings = CodecSettings(up=up, down=down, arrays=tuple(arrays))
+    assert CodecSettings.from_wire(settings.to_wire()) == settings
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.dictionaries(st.text(), inner)))
+def test_any_table_is_read_or_refused(value: Any) -> None:  # noqa: ANN401  (whatever TOML may give)
+    with contextlib.suppress(RunConfigInvalid):
+        CodecSettings.from_table({"codec": value})
+
+
+def test_daemons_may_read_it() -> None:
+    code = "import sys, argosy_common.run_settings; print([n for n in ('numpy', 'flwr', 'torch') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -369,6 +369,22 @@ def test_a_reply_with_other_arrays_than_the_others_is_refused(tmp_path: Path) ->
     assert "other names or shapes" in reason(failed)
 
 
+@pytest.mark.parametrize("name", ["dense.weight", "conv.bias"])
+@pytest.mark.parametrize("strategy", [FedAvg(), None])
+def test_an_array_of_another_shape_is_refused_by_name(tmp_path: Path, name: str, strategy: FedAvg | None) -> None:
+    def reshaped(message: Message, context: Context) -> Message:
+        reply = nudged(message, context)
+        if context.node_id == 12:
+            reply.content.array_records["arrays"][name] = Array(np.zeros((3, 3), np.float32))
+        return reply
+
+    grid, _ = grids(tmp_path, reshaped, up="int8", down="int8", strategy=strategy)
+    failed = [reply for reply in grid.send_and_receive(train_messages(grid, model())) if reply.has_error()]
+    assert [reply.metadata.src_node_id for reply in failed] == [12]
+    assert reason(failed[0]).startswith("arrays-changed")
+    assert name in reason(failed[0])
+
+
 def test_an_app_that_returns_some_arrays_only_gets_their_mean(tmp_path: Path) -> None:
     def partial(message: Message, context: Context) -> Message:
         reply = nudged(message, context)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from argosy_common.blobs import BlobStore
-from argosy_common.errors import TooFewDevices
+from argosy_common.errors import CodeMalformed, NoValidReply, TooFewDevices
 from argosy_common.flower import compat
+from argosy_common.flower.messages import dump_message
 from argosy_common.ipc import Channel
 from argosy_server.runs.grid import EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort
@@ -74,6 +75,22 @@ class Bench:
             {"op": "answer", "id": message_id, "device": f"{7:016x}", "flower": b"", "error": error, "facts": {}}
         )
 
+    def reply(self, pushed: dict[str, Any], loss: float, node: int = 7) -> None:
+        """Answer one of the messages that were pushed."""
+        head = Message(RecordDict(), node, "train")
+        compat.set_message_id(head, pushed["id"])
+        content = RecordDict({"metrics": MetricRecord({"loss": loss})})
+        flower = dump_message(Message(content, reply_to=head), self.grid._store).flower
+        facts = {"bytes_up": 10, "bytes_down": 20, "via": "https"}
+        about = {"id": pushed["id"], "device": f"{node:016x}", "flower": flower, "error": None, "facts": facts}
+        self.daemon.send({"op": "answer", **about})
+
+    def pushed(self) -> list[dict[str, Any]]:
+        return [each for message in self.told if message["op"] == "push" for each in message["messages"]]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [message["data"] for message in self.told if message["op"] == "event" and message["name"] == name]
+
     def push(self) -> str:
         message = Message(RecordDict({"config": ConfigRecord({"lr": 0.1})}), 7, "query")
         return next(iter(self.grid.push_messages([message])))
@@ -115,3 +132,53 @@ def test_answers_to_what_was_given_up_are_not_kept(bench: Bench) -> None:
     assert until(lambda: "another" in bench.port._answers)
     assert set(bench.port._answers) == {"another"}
     assert not bench.port._given_up
+
+
+def train_messages(*nodes: int) -> list[Message]:
+    return [Message(RecordDict({"config": ConfigRecord({"server-round": 3})}), node, "train") for node in nodes]
+
+
+def test_replies_are_streamed_as_they_arrive_and_seen_before_they_count(bench: Bench) -> None:
+    seen: list[float] = []
+
+    def accept(reply: Message) -> Message:
+        seen.append(float(str(reply.content["metrics"]["loss"])))
+        reply.content = RecordDict({"metrics": MetricRecord({"loss": -1.0})})
+        return reply
+
+    replies = bench.grid.stream(train_messages(7, 8), timeout=60, accept=accept)
+
+    def answer() -> None:
+        until(bench.pushed)
+        bench.reply(bench.pushed()[1], 0.5, 8)
+
+    threading.Thread(target=answer, daemon=True).start()
+    first = next(replies)
+    assert seen == [0.5]
+    assert first.metadata.src_node_id == 8
+    assert first.content["metrics"]["loss"] == -1.0
+    bench.reply(bench.pushed()[0], 0.25)
+    assert len(list(replies)) == 1
+    assert until(lambda: bench.events("phase-finished"))
+    (finished,) = bench.events("phase-finished")
+    assert (finished["replied"], finished["metrics"]) == (2, {"loss": -1.0})
+    assert {reply["via"] for reply in bench.events("device-reply")} == {"https"}
+
+
+def test_what_is_refused_is_that_devices_failure_and_none_left_ends_the_run(bench: Bench) -> None:
+    def refuse(_reply: Message) -> Message:
+        raise CodeMalformed(peer="it", codec="eden:2", why="its checksum is wrong")
+
+    def answer() -> None:
+        until(bench.pushed)
+        bench.reply(bench.pushed()[0], 0.5)
+
+    threading.Thread(target=answer, daemon=True).start()
+    replies = bench.grid.stream(train_messages(7), timeout=60, accept=refuse)
+    assert str(next(replies).error.reason).startswith("code-malformed")
+    with pytest.raises(NoValidReply, match="checksum"):
+        next(replies)
+    assert until(lambda: bench.events("device-reply"))
+    (reply,) = bench.events("device-reply")
+    assert reply["error"]["code"] == "code-malformed"
+    assert reply["bytes_up"] == 10

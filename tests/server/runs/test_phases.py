@@ -27,6 +27,12 @@ def test_a_metric_that_one_device_lacks_is_left_out() -> None:
     assert weighted_mean([{"loss": 1.0, "f1": 1.0}, {"loss": 3.0}]) == {"loss": 2.0}
 
 
+def test_a_reply_without_any_metric_does_not_hide_the_others() -> None:
+    """A device that lacks the model answers so, and is asked again."""
+    assert weighted_mean([{"loss": 1.0, "num-examples": 2.0}, {}]) == {"loss": 1.0, "num-examples": 2.0}
+    assert weighted_mean([{}]) == {}
+
+
 def test_no_replies_and_no_examples_give_no_mean() -> None:
     assert weighted_mean([]) == {}
     assert weighted_mean([{"loss": 1.0, "num-examples": 0.0}]) == {"num-examples": 0.0}

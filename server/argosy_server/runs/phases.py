@@ -81,9 +81,10 @@ class Phase:
 def weighted_mean(metrics: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each metric that all devices report, weighted by `num-examples` (1 where it is missing).
 
-    The weights' sum is reported under `num-examples` itself when every device reports it.
+    The weights' sum is reported under `num-examples` itself when every device reports it. A device that reports nothing
+    at all, as one does that lacks the model and is asked again, is left out.
     """
-    rows = list(metrics)
+    rows = [row for row in metrics if row]
     if not rows:
         return {}
     weights = [max(float(row.get(WEIGHT, 1.0)), 0.0) for row in rows]

@@ -133,3 +133,63 @@ def test_phases_outside_rounds_are_shown_under_zero() -> None:
     assert list(progress.rounds) == [0]
     assert (progress.strategy, progress.total) == ("FedAvg", 3)
     assert progress.failures[0].round == 0
+
+
+# --- a device that lost its model is asked again in the same round
+
+
+def exchange(told: Told, devices: list[str], *, number: int | None = 1, up: int = 1000, down: int = 500) -> Told:
+    told.tell("phase-started", round=number, phase="train", devices=devices)
+    for device in devices:
+        told.tell("device-reply", round=number, phase="train", device=device, bytes_up=up, bytes_down=down)
+    count = len(devices)
+    return told.tell(
+        "phase-finished",
+        round=number,
+        phase="train",
+        seconds=1.5,
+        sent=count,
+        replied=count,
+        failed=0,
+        bytes_up=count * up,
+        bytes_down=count * down,
+        metrics={"loss": float(count), "num-examples": 10 * count},
+    )
+
+
+def test_who_is_asked_again_in_a_round_adds_to_it() -> None:
+    told = exchange(exchange(started(), ["a", "b", "c", "d"]), ["d"], down=10_000)
+    told.tell("phase-compressed", round=1, phase="train", fp32_up=40_000, fp32_down=48_000)
+    one = told.run.rounds[1]
+    phase = one.phases["train"]
+    assert (phase.sent, phase.replied, phase.failed, phase.seconds) == (4, 4, 0, 3.0)
+    assert (one.bytes_up, one.bytes_down) == (5000, 12_000)
+    assert (one.up_a_device, one.down_a_device) == (1250, 3000)
+    assert (one.ratio_up, one.ratio_down) == (8.0, 4.0)
+    assert phase.metrics == {"loss": pytest.approx((4.0 * 40 + 1.0 * 10) / 50)}
+
+
+def test_who_fails_when_asked_again_has_failed() -> None:
+    told = exchange(started(), ["a", "b"]).tell("phase-started", round=1, phase="train", devices=["b"])
+    error = WorkerDied(why="SIGKILL").to_wire()
+    told.tell("device-reply", round=1, phase="train", device="b", error=error)
+    told.tell("phase-finished", round=1, phase="train", seconds=1.0, sent=1, replied=0, failed=1)
+    phase = told.run.rounds[1].phases["train"]
+    assert (phase.sent, phase.replied, phase.failed) == (2, 1, 1)
+    assert phase.metrics == {"loss": 2.0}
+
+
+def test_outside_rounds_each_exchange_stands_for_itself() -> None:
+    told = exchange(exchange(started(), ["a", "b"], number=None), ["a"], number=None)
+    phase = told.run.rounds[0].phases["train"]
+    assert (phase.sent, phase.replied, phase.bytes_up, phase.metrics) == (1, 1, 1000, {"loss": 1.0})
+
+
+def test_the_ratio_leaves_out_what_is_not_finished_yet() -> None:
+    told = exchange(started(), ["a"]).tell("phase-compressed", round=1, phase="train", fp32_up=10_000, fp32_down=2000)
+    told.tell("phase-started", round=1, phase="evaluate", devices=["a"])
+    told.tell("device-reply", round=1, phase="evaluate", device="a", bytes_up=1000, bytes_down=9500)
+    assert (told.run.rounds[1].ratio_up, told.run.rounds[1].ratio_down) == (10.0, 4.0)
+    assert told.run.ratios() == (10.0, 4.0)
+    told.tell("phase-finished", round=1, phase="evaluate", seconds=1.0, replied=1, failed=0)
+    assert (told.run.rounds[1].ratio_up, told.run.rounds[1].ratio_down) == (5.0, 0.2)

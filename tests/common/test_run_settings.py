@@ -72,6 +72,36 @@ def test_what_is_not_well_formed_is_refused_by_its_key(table: dict[str, Any], ke
     assert key in refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"up": ""}, "codec.up cannot be used: it is empty"),
+        ({"up": "eden 2"}, "codec.up cannot be used: a codec's name has no spaces"),
+        ({"down": 4}, "codec.down cannot be used: it is not the name of a codec"),
+        ({"arrays": {"w": 1}}, 'codec.arrays."w" cannot be used: it is not the name of a codec'),
+        ({"arrays": {"embedding": {"weight": "fp16"}}}, 'codec.arrays."embedding" cannot be used: it is a table; put'),
+        ({"arrays": {str(n): "int8" for n in range(300)}}, "codec.arrays cannot be used: there are more than 256"),
+        ({"upp": "eden:2"}, "codec.upp cannot be used: there is no such key"),
+    ],
+)
+def test_what_is_wrong_is_told_in_plain_words(table: dict[str, Any], told: str) -> None:
+    with pytest.raises(RunConfigInvalid) as refused:
+        CodecSettings.from_table({"codec": table})
+    assert told in refused.value.message
+
+
+def test_what_a_flag_got_wrong_is_not_laid_to_the_app() -> None:
+    with pytest.raises(RunConfigInvalid) as refused:
+        CodecSettings().overridden(up="eden 2", down=None)
+    assert "tool.argosy" not in refused.value.message
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists, max_leaves=8))
+def test_whatever_comes_from_the_wire_is_read_or_refused(arrays: Any) -> None:  # noqa: ANN401  (whatever JSON may give)
+    with contextlib.suppress(RunConfigInvalid):
+        CodecSettings.from_wire({"arrays": arrays})
+
+
 @given(names, names, st.lists(st.tuples(patterns, names), max_size=5))
 def test_settings_come_back_from_the_wire(up: str, down: str, arrays: list[tuple[str, str]]) -> None:
     settings = CodecSettings(up=up, down=down, arrays=tuple(arrays))

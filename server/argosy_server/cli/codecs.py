@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from argosy_common.errors import CodecUnsuitable
-from argosy_common.run_settings import NONE, CodecSettings
+from argosy_common.run_settings import EXACT, NONE, CodecSettings
 from argosy_server.cli.client import Data
 
 OFFERED = {
@@ -86,12 +86,14 @@ def _pair(text: str) -> tuple[str, str]:
 
 def require_usable(settings: CodecSettings) -> None:
     """Look every codec up. Raises `CodecUnknown`, `CodecUnsuitable`."""
-    names = [name for name in settings.names if name != NONE]
-    if not names:
+    uses = [(settings.up, "updates"), (settings.down, "the model")]
+    uses += [(codec, f"the arrays '{pattern}'") for pattern, codec in settings.arrays]
+    named = [(name, purpose) for name, purpose in uses if name not in {NONE, EXACT}]
+    if not named:
         return
     from argosy_common.codec.registry import get_codec  # noqa: PLC0415  (numpy, which other commands do not need)
 
-    for name in names:
+    for name, purpose in named:
         if get_codec(name).linear:
             why = "it only works under secure aggregation, which this version does not have yet"
-            raise CodecUnsuitable(codec=name, purpose="a run", why=why)
+            raise CodecUnsuitable(codec=name, purpose=purpose, why=why)

@@ -7,12 +7,12 @@ from uuid import uuid4
 
 from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 
 from argosy_common.flower.compat import Metrics, StrategyStart, set_message_id
+from tests.grids import BareGrid
 
 
-class LoopbackGrid(Grid):
+class LoopbackGrid(BareGrid):
     """Hands each message to the client app at once, with the context of the device it is for."""
 
     def __init__(self, app: ClientApp, contexts: dict[int, Context]) -> None:
@@ -20,16 +20,6 @@ class LoopbackGrid(Grid):
         self.contexts = contexts
         self.sent: list[tuple[int, str]] = []
         self._replies: dict[str, Message] = {}
-
-    def set_run(self, run: object) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> None:  # type: ignore[override]  # these apps do not ask
-        raise NotImplementedError
-
-    def create_message(self, *_: object, **__: object) -> Message:
-        raise NotImplementedError
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.contexts)

@@ -37,18 +37,20 @@ class Codec(ABC):
     linear: ClassVar[bool] = False
 
     @property
-    @abstractmethod
     def name(self) -> str:
-        """The canonical name in run configuration, such as `eden:2`."""
+        """The canonical name in run configuration: the kind, and a colon and the parameter where there is one."""
+        return self.kind
 
     @classmethod
-    @abstractmethod
     def parse(cls, parameter: str | None) -> Self:
         """Return the codec for what stands after the colon (None where there is no colon).
 
         Raises:
-            ValueError: no such parameter; the text says which there are.
+            ValueError: no such parameter; the text says which there are. By default there is none at all.
         """
+        if parameter is not None:
+            raise ValueError("it takes no parameter")
+        return cls()
 
     @abstractmethod
     def encode(self, values: Vector, rng: np.random.Generator) -> bytes:

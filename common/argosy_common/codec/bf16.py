@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 
 from argosy_common.codec.base import Codec, Vector
-from argosy_common.codec.vector import chunks, no_parameter, require_finite, require_length
+from argosy_common.codec.vector import chunks, require_finite, require_length
 
 LARGEST_BF16 = 3.3895313892515355e38
 _EXPONENT = np.uint16(0x7F80)  # all ones in NaN and infinity only
@@ -18,17 +17,6 @@ class Bf16(Codec):
     """Brain floating point. Error: at most 2^-8 of a value; ties go to even, so no drift."""
 
     kind = "bf16"
-
-    @property
-    def name(self) -> str:
-        """`bf16`."""
-        return self.kind
-
-    @classmethod
-    def parse(cls, parameter: str | None) -> Self:
-        """Return the codec; it takes no parameter."""
-        no_parameter(parameter)
-        return cls()
 
     def encode(self, values: Vector, rng: np.random.Generator) -> bytes:  # noqa: ARG002  # nothing here is random
         """Return 2 bytes a value; see `Codec.encode`.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 
 from argosy_common.codec.base import Codec, Vector
-from argosy_common.codec.vector import chunks, no_parameter, require_finite, require_length
+from argosy_common.codec.vector import chunks, require_finite, require_length
 
 LARGEST_FP16 = 65504.0
 
@@ -17,17 +16,6 @@ class Fp16(Codec):
     """Half precision. Error: at most 2^-11 of a value, or 3e-8 where that is more; ties go to even, so no drift."""
 
     kind = "fp16"
-
-    @property
-    def name(self) -> str:
-        """`fp16`."""
-        return self.kind
-
-    @classmethod
-    def parse(cls, parameter: str | None) -> Self:
-        """Return the codec; it takes no parameter."""
-        no_parameter(parameter)
-        return cls()
 
     def encode(self, values: Vector, rng: np.random.Generator) -> bytes:  # noqa: ARG002  # nothing here is random
         """Return 2 bytes a value; see `Codec.encode`.

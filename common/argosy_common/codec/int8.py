@@ -7,14 +7,13 @@ float32 scale of each block, then a byte a value; 8.125 bits a value.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from argosy_common.codec.base import CHUNK, Codec, Vector
 from argosy_common.codec.hadamard import whole_rows
-from argosy_common.codec.vector import LARGEST, chunks, no_parameter, require_finite, require_length
+from argosy_common.codec.vector import LARGEST, chunks, require_finite, require_length
 
 SCALED = 256
 """Values that share a scale."""
@@ -28,17 +27,6 @@ class Int8(Codec):
     """Eight bits by blocks. Unbiased; error: less than one unit, 1/127 of the block's largest magnitude, a value."""
 
     kind = "int8"
-
-    @property
-    def name(self) -> str:
-        """`int8`."""
-        return self.kind
-
-    @classmethod
-    def parse(cls, parameter: str | None) -> Self:
-        """Return the codec; it takes no parameter."""
-        no_parameter(parameter)
-        return cls()
 
     def encode(self, values: Vector, rng: np.random.Generator) -> bytes:
         """Return the payload; see `Codec.encode`.

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 
 from argosy_common.codec.base import Codec, Vector
-from argosy_common.codec.vector import chunks, no_parameter, require_finite, require_length
+from argosy_common.codec.vector import chunks, require_finite, require_length
 
 
 class Fp32(Codec):
     """No compression. Error: none."""
 
     kind = "none"
-
-    @property
-    def name(self) -> str:
-        """`none`."""
-        return self.kind
-
-    @classmethod
-    def parse(cls, parameter: str | None) -> Self:
-        """Return the codec; it takes no parameter."""
-        no_parameter(parameter)
-        return cls()
 
     def encode(self, values: Vector, rng: np.random.Generator) -> bytes:  # noqa: ARG002  # nothing here is random
         """Return 4 bytes a value; see `Codec.encode`."""

@@ -86,7 +86,7 @@ class RingSum:
     """What a sum of codes decodes to.
 
     Attributes:
-        mean: shape (d,), float32: the sum of the updates over n; zero in blocks that are flagged.
+        mean: shape (d,), float32: the sum of the updates over how many there are; zero in blocks that are flagged.
         flagged: shape (blocks,), bool.
         spreads: shape (blocks,), float32: root mean square of the sum's coordinates, flagged blocks as they looked.
     """
@@ -94,6 +94,8 @@ class RingSum:
     mean: Vector
     flagged: NDArray[np.bool_]
     spreads: NDArray[np.float32]
+    members: int
+    """How many updates the sum is of."""
 
 
 class Ring(Codec):
@@ -120,7 +122,8 @@ class Ring(Codec):
         Raises:
             ValueError: anything else.
         """
-        p = int(parameter) if parameter is not None and parameter.isascii() and parameter.isdecimal() else 0
+        short = parameter is not None and len(parameter) <= 5 and parameter.isascii() and parameter.isdecimal()
+        p = int(parameter) if parameter is not None and short else 0
         if str(p) != parameter or not LEAST_P <= p <= LARGEST_P or not _is_prime(p):
             raise ValueError(f"it takes a prime from {LEAST_P} to {LARGEST_P}, as in ring:65521")
         return cls(p)
@@ -178,12 +181,20 @@ class Ring(Codec):
         summed: Codes = np.mod(total, self.p).astype(self.dtype)
         return summed
 
-    def decode_sum(self, total: Codes, shared: RingRound) -> RingSum:
-        """Decode the sum mod p of the codes of all n clients.
+    def decode_sum(self, total: Codes, shared: RingRound, members: Sequence[int] | None = None) -> RingSum:
+        """Decode the sum mod p of the codes of some clients.
+
+        Args:
+            total: shape (code_count(d),), values 0 … p−1.
+            shared: the round.
+            members: whose codes were added, each 0 … n−1, since their dithers come off again; None: all n.
 
         Raises:
-            ValueError: not as many codes as the round's size makes, or one that is not below p.
+            ValueError: not as many codes as the round's size makes, one that is not below p, or no such members.
         """
+        members = range(shared.clients) if members is None else members
+        if not members or len(set(members)) != len(members) or not set(members) <= set(range(shared.clients)):
+            raise ValueError(f"a sum is of 1 to {shared.clients} different clients of the round")
         if total.shape != (self.code_count(shared.size),) or total.dtype != self.dtype:
             raise ValueError(f"{shared.size} values make {self.code_count(shared.size)} codes of {self.dtype.__name__}")
         if total.size and int(total.max()) >= self.p:
@@ -192,7 +203,7 @@ class Ring(Codec):
         flagged = np.zeros(len(shared.scales), np.bool_)
         spreads = np.zeros(len(shared.scales), np.float32)
         walk = _Walk(self, shared)
-        dithers = [_Dither(shared.seed, client) for client in range(shared.clients)]
+        dithers = [_Dither(shared.seed, client) for client in members]
         number = 0
         for group, place in walk.groups():
             some = slice(number, number + group.blocks)
@@ -200,24 +211,25 @@ class Ring(Codec):
             grid = total[place].astype(np.float64)
             for dither in dithers:
                 grid -= dither.draw(len(grid))
-            blocks, flagged[some], spreads[some] = walk.off_grid(grid, group, some)
+            blocks, flagged[some], spreads[some] = walk.off_grid(grid, group, some, len(members))
             blocks[flagged[some]] = 0
-            blocks /= np.float32(shared.clients)
+            blocks /= np.float32(len(members))
             restored = walk.rotation.restore(blocks).reshape(-1)
             mean[group.start : group.start + group.size] = restored[: group.size]
-        return RingSum(mean, flagged, spreads)
+        return RingSum(mean, flagged, spreads, len(members))
 
 
 def next_scales(shared: RingRound, seen: RingSum) -> NDArray[np.float32]:
     """Return the scales of the round after one: the spread that was seen, with a margin; doubled where it wrapped.
 
-    A sum of zeros says nothing of the next one: its scales stay.
+    The next round is taken to have as many clients; where some of this one's were missing, the spread of all is taken
+    to be larger in proportion. A sum of zeros says nothing of the next one: its scales stay.
     """
-    whole = float(np.sqrt(np.mean(np.square(seen.spreads, dtype=np.float64)[~seen.flagged]))) if shared.size else 0.0
+    sound = np.where(seen.flagged, 0, seen.spreads).astype(np.float64) * (shared.clients / seen.members)
+    whole = float(np.sqrt(np.mean(np.square(sound)))) if shared.size else 0.0
     if not seen.flagged.any() and whole == 0:
         return shared.scales
-    scales = np.maximum(seen.spreads * MARGIN, whole * FLOOR if np.isfinite(whole) else 0.0)
-    scales = np.where(seen.flagged, shared.scales * 2, scales)
+    scales = np.where(seen.flagged, shared.scales * 2, np.maximum(sound * MARGIN, whole * FLOOR))
     return np.minimum(scales, LARGEST).astype(np.float32)
 
 
@@ -247,10 +259,10 @@ class _Walk:
         return np.concatenate([(rotated * inverse[:, None]).reshape(-1), checks.reshape(-1)])
 
     def off_grid(
-        self, grid: NDArray[np.float64], group: Group, some: slice
+        self, grid: NDArray[np.float64], group: Group, some: slice, n: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-        """Return the rotated blocks of a sum, which of them are flagged, and their spreads."""
-        p, n = self._codec.p, self._shared.clients
+        """Return the rotated blocks of a sum of n, which of them are flagged, and their spreads."""
+        p = self._codec.p
         grid -= p * np.rint(grid / p)  # to the representatives around zero
         coordinates = grid[: group.padded].reshape(group.blocks, group.length)
         checks = grid[group.padded :].reshape(group.blocks, len(CHECKS))

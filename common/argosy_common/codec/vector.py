@@ -57,9 +57,3 @@ def require_length(payload: memoryview, expected: int, size: int) -> None:
     """Raise ValueError where a payload has not the length that `size` values make."""
     if payload.nbytes != expected:
         raise ValueError(f"{size} values make {expected} bytes, not {payload.nbytes}")
-
-
-def no_parameter(parameter: str | None) -> None:
-    """Raise ValueError where something stands after the colon of a codec that takes nothing."""
-    if parameter is not None:
-        raise ValueError("it takes no parameter")

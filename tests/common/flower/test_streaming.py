@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
 
 from argosy_common.errors import MessageUnsendable, ReplyInvalid
 from argosy_common.flower import compat
 from argosy_common.flower.streaming import as_it_is, stream
+from tests.grids import BareGrid
 
 
-class SlowGrid(Grid):
+class SlowGrid(BareGrid):
     """Answers each node after as many looks as its number says; never, when that is zero."""
 
     def __init__(self) -> None:
@@ -24,22 +24,6 @@ class SlowGrid(Grid):
         self.slept: list[float] = []
         self.taken: list[str] = []
         self._waiting: dict[str, Message] = {}
-
-    def set_run(self, run: object) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> None:  # type: ignore[override]  # nobody asks
-        raise NotImplementedError
-
-    def create_message(self, *_: object, **__: object) -> Message:
-        raise NotImplementedError
-
-    def get_node_ids(self) -> Iterable[int]:
-        raise NotImplementedError
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        raise NotImplementedError
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         for message in messages:

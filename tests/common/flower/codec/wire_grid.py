@@ -17,11 +17,12 @@ from argosy_common.flower.codec.mod import CodecMod
 from argosy_common.flower.messages import dump_message, load_message
 from argosy_common.flower.state import read_state, write_state
 from argosy_common.wire.envelope import new_id
+from tests.grids import BareGrid
 
 App = Callable[[Message, Context], Message]
 
 
-class WireGrid(Grid):
+class WireGrid(BareGrid):
     """Each node has a store and a context file of its own; nothing else of it lives from message to message."""
 
     def __init__(self, folder: Path, app: App | ClientApp, nodes: Iterable[int] = (11, 12, 13)) -> None:
@@ -36,16 +37,6 @@ class WireGrid(Grid):
         self.tamper: Callable[[int, Message], None] = lambda *_: None
         self.mod: Callable[..., Message] = CodecMod(lambda: np.random.default_rng(len(self.sent)))
         self._replies: dict[str, Message] = {}
-
-    def set_run(self, run: object) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> None:  # type: ignore[override]  # nobody asks
-        raise NotImplementedError
-
-    def create_message(self, *_: object, **__: object) -> Message:
-        raise NotImplementedError
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)

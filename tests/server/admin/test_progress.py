@@ -95,7 +95,17 @@ FACTS = st.dictionaries(
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["run-started", "phase-started", "device-reply", "phase-finished", "central", "new-one"]),
+            st.sampled_from(
+                [
+                    "run-started",
+                    "phase-started",
+                    "device-reply",
+                    "phase-finished",
+                    "phase-compressed",
+                    "central",
+                    "new-one",
+                ]
+            ),
             FACTS,
         ),
         max_size=12,
@@ -109,7 +119,7 @@ def test_any_events_can_be_told_and_drawn_on_any_screen(
     told = Told()
     for name, data in events:
         told.tell(name, **data)
-        line({"at": AT, "name": name, "data": data}, lambda device: device)
+        line({"at": AT, "name": name, "data": data}, lambda device: device, told.run)
     view = RunView(told.run)
     view.now = NOW
     view.live = [{"device": f"d{number}", "doing": "training"} for number in range(12)]
@@ -193,3 +203,15 @@ def test_the_ratio_leaves_out_what_is_not_finished_yet() -> None:
     assert told.run.ratios() == (10.0, 4.0)
     told.tell("phase-finished", round=1, phase="evaluate", seconds=1.0, replied=1, failed=0)
     assert (told.run.rounds[1].ratio_up, told.run.rounds[1].ratio_down) == (5.0, 0.2)
+
+
+def test_a_line_tells_bytes_a_device_and_how_many_times_fewer_they_are() -> None:
+    told = exchange(started(), ["a", "b"])
+    finished = {"round": 1, "phase": "train", "seconds": 1.5, "sent": 2, "replied": 2, "bytes_up": 2000}
+    event = {"name": "phase-finished", "at": AT, "data": {**finished, "bytes_down": 1000}}
+    assert line(event, str, told.run).endswith("up 2.00 kB, down 1.00 kB (a device: up 1.00 kB, down 500 B)")
+    fp32 = {"round": 1, "phase": "train", "fp32_up": 20_000, "fp32_down": 4000}
+    told.tell("phase-compressed", **fp32)
+    event = {"name": "phase-compressed", "at": AT, "data": fp32}
+    assert line(event, str, told.run).endswith("down 4.00 kB; fewer bytes: 10.0× up, 4.00× down")
+    assert line(event, str).endswith("at full precision: up 20.0 kB, down 4.00 kB")

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from argosy_server.cli.watch.progress import numbers
-from argosy_server.cli.words import clean, codec_text, count, duration, local_time, number, size
+from argosy_server.cli.watch.progress import RunProgress, numbers, ratios
+from argosy_server.cli.words import clean, codec_text, count, duration, local_time, number, size, times
 
 Data = Mapping[str, Any]
 NameOf = Callable[[str], str]
 
 
-def line(event: Data, name_of: NameOf) -> str:
-    """Return an event as a line with its local time; one of an unknown name is told by its name and data."""
+def line(event: Data, name_of: NameOf, progress: RunProgress | None = None) -> str:
+    """Return an event as a line with its local time; one of an unknown name is told by its name and data.
+
+    With the `progress` of the run up to this event, it tells as well how many times fewer bytes a codec makes them.
+    """
     tell = _TELL.get(str(event["name"]))
     data: Data = event["data"]
     told = tell(data, name_of) if tell else f"{event['name']} {clean(dict(data))}"
+    if event["name"] == "phase-compressed" and progress is not None:
+        told += _fewer(data, progress)
     return f"{local_time(event['at'], date=False)}  {told}"
 
 
@@ -55,11 +60,30 @@ def _phase_finished(data: Data, _: NameOf) -> str:
     return (
         f"{_where(data)} finished in {duration(data.get('seconds'))}: {data.get('replied')} of {data.get('sent')} "
         f"replied{failed}{_metrics(data)}, up {size(data.get('bytes_up'))}, down {size(data.get('bytes_down'))}"
+        f"{_a_device(data)}"
     )
+
+
+def _a_device(data: Data) -> str:
+    """Say what it came to for each device, where there were several."""
+    replied = int(data.get("replied") or 0)
+    if replied < 2:
+        return ""
+    up, down = (size(int(data.get(way) or 0) / replied) for way in ("bytes_up", "bytes_down"))
+    return f" (a device: up {up}, down {down})"
 
 
 def _compressed(data: Data, _: NameOf) -> str:
     return f"{_where(data)} at full precision: up {size(data.get('fp32_up'))}, down {size(data.get('fp32_down'))}"
+
+
+def _fewer(data: Data, progress: RunProgress) -> str:
+    """Say how many times fewer bytes this phase took; for a phase in several exchanges, all of them together."""
+    one = progress.rounds.get(int(data.get("round") or 0))
+    phase = one.phases.get(str(data.get("phase"))) if one else None
+    known = zip(("up", "down"), ratios([phase]) if phase else (), strict=False)
+    told = ", ".join(f"{times(ratio)}× {way}" for way, ratio in known if ratio)
+    return f"; fewer bytes: {told}" if told else ""
 
 
 def _codec(data: Data, _: NameOf) -> str:

@@ -52,7 +52,7 @@ def watch_run(api: AdminClient, run: int, *, json: bool, ends_with_us: bool = Fa
         end = (
             _on_terminal(api, run, follower.news(), clock, STOP_HINT if ends_with_us else HINT)
             if live
-            else _as_lines(api, follower.news(), json=json)
+            else _as_lines(api, run, follower.news(), json=json)
         )
     except KeyboardInterrupt:
         if ends_with_us:
@@ -101,8 +101,9 @@ def _verdict(run: Data) -> Text | None:
     return Text.assemble(("final model  ", "dim"), str(run["final_model"])[:16])
 
 
-def _as_lines(api: AdminClient, news: Iterator[News | Lost | Settled], *, json: bool) -> Data:
+def _as_lines(api: AdminClient, run: int, news: Iterator[News | Lost | Settled], *, json: bool) -> Data:
     names: dict[str, str] = {}
+    progress = RunProgress({"run": run, "app": "", "status": "running"})
     away = False
     for item in news:
         if isinstance(item, Settled):
@@ -121,7 +122,8 @@ def _as_lines(api: AdminClient, news: Iterator[News | Lost | Settled], *, json: 
                 continue
             if event["name"] == "phase-started":
                 names.update(device_names(api))
-            stdout().print(line(event, lambda device: names.get(device, device)), soft_wrap=True)
+            progress.apply(event)
+            stdout().print(line(event, lambda device: names.get(device, device), progress), soft_wrap=True)
     raise AssertionError("a follower ends with Settled")
 
 

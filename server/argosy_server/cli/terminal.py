@@ -18,6 +18,8 @@ from argosy_server.cli.words import clean
 
 _PIPED_WIDTH = 240
 """Columns for what is not a terminal: a table in a pipe must not be cut at eighty."""
+_GAP = 3
+"""Columns between those of a table."""
 
 
 def stdout() -> Console:
@@ -56,7 +58,7 @@ def table(*columns: str, right: Sequence[str] = (), give: str | None = None) -> 
 
     Numbers in the columns `right` are right-aligned; `give` is the column that gives way when it gets narrow.
     """
-    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, _GAP, 0, 0))
     for name in columns:
         made.add_column(
             name,
@@ -69,12 +71,17 @@ def table(*columns: str, right: Sequence[str] = (), give: str | None = None) -> 
     return made
 
 
-def firm(made: Table, give: str) -> Table:
-    """Return the table with every column but `give` kept as wide as its widest cell, however narrow it gets."""
+def firm(made: Table, *, give: str, width: int) -> Table:
+    """Return the table with every column as wide as its widest cell but `give`, which gets what is left of `width`."""
+    left = width
     for column in made.columns:
         if column.header != give:
             cells = [cell.plain if isinstance(cell, Text) else str(cell) for cell in (column.header, *column.cells)]
             column.min_width = max(cell_len(cell) for cell in cells)
+            left -= column.min_width + _GAP
+    for column in made.columns:
+        if column.header == give:  # wider, and rich would take the room from all columns alike
+            column.max_width = max(len(give), left)
     return made
 
 

@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleDimensions
 from argosy_common.errors import WorkerDied
 from argosy_server.cli.watch.plain import line
 from argosy_server.cli.watch.progress import RunProgress, headline
-from argosy_server.cli.watch.view import RunView
+from argosy_server.cli.watch.view import RunView, devices_table
 
 AT = "2026-03-01T12:00:00+00:00"
 NOW = datetime(2026, 3, 1, 12, 1, tzinfo=UTC)
@@ -215,3 +215,21 @@ def test_a_line_tells_bytes_a_device_and_how_many_times_fewer_they_are() -> None
     event = {"name": "phase-compressed", "at": AT, "data": fp32}
     assert line(event, str, told.run).endswith("down 4.00 kB; fewer bytes: 10.0× up, 4.00× down")
     assert line(event, str).endswith("at full precision: up 20.0 kB, down 4.00 kB")
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_a_long_error_takes_no_column_away(width: int) -> None:
+    error = {"code": "update-not-finite", "message": "The update of the array 'conv1.weight' holds NaN. " * 5}
+    row: dict[str, object] = {"device": "d0", "name": "board-0", "doing": "idle", "round": 3, "seconds": 12.3}
+    row |= {"bytes_up": 28_340, "bytes_down": 85_200, "error": error, "via": "https+mqtt"}
+    console = Console(file=io.StringIO(), width=width)
+    console.print(devices_table([row, {**row, "name": "board-1", "error": None}], most=9, width=width))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 3
+    assert all(len(told) <= width for told in lines)
+    for name, cell in (("round", "3"), ("up", "28.3 kB"), ("down", "85.2 kB"), ("time", "12.3 s")):
+        assert name in lines[0]
+        assert all(cell in told for told in lines[1:])
+    assert all(("HTTPS+MQTT" in told) == (width >= 100) for told in lines[1:])
+    assert ("update-not" in lines[1]) == (width >= 90)

@@ -52,7 +52,7 @@ def _facts(row: Data, progress: RunProgress) -> Table:
 def _codec(progress: RunProgress) -> str:
     """Say how arrays travel, and whether replies are summed up as they arrive."""
     codec = progress.codec or {}
-    arrays = "".join(f"; {clean(pattern)}: {clean(name)}" for pattern, name in codec.get("arrays", ()))
+    arrays = "".join(f"\n{clean(pattern)}: {clean(name)}" for pattern, name in codec.get("arrays", ()))
     told = codec_text(codec)
     if not told:
         return ""

@@ -197,7 +197,9 @@ def devices_table(live: Sequence[Data], *, most: int, width: int = 120) -> Rende
         chosen = {id(row) for row in urgent[:most]}
         cut = [row for row in rows if id(row) in chosen]
     wide = width >= 90
-    names = ["device", "doing", "round", "up", "down", "time", *(["error"] if wide else [])]
+    told_way = width >= 100 and any(row.get("via") for row in rows)
+    names = ["device", "doing", "round", "up", "down", *(["by"] if told_way else []), "time"]
+    names += ["error"] if wide else []
     shown = table(*names, right=["round", "up", "down", "time"], give="error" if wide else None)
     for row in cut:
         error = row.get("error")
@@ -206,12 +208,13 @@ def devices_table(live: Sequence[Data], *, most: int, width: int = 120) -> Rende
             doing_text(row),
             str(row.get("round") or ""),
             size(row.get("bytes_up")),
-            " ".join([size(row.get("bytes_down")), *([str(row["via"])] if wide and row.get("via") else [])]),
+            size(row.get("bytes_down")),
+            *([clean(row.get("via") or "").upper()] if told_way else []),
             duration(row.get("seconds")),
         ]
         shown.add_row(*cells, *([_short_error(error)] if wide else []))
     if wide:
-        firm(shown, give="error")
+        firm(shown, give="error", width=width)
     if len(cut) == len(rows):
         return shown
     return Group(shown, Text(f"and {len(rows) - len(cut)} more", style="dim"))

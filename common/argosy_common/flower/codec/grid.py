@@ -238,9 +238,15 @@ class CodecGrid(Grid):
         again, phase.lacking = phase.lacking, []
         log.warning("codec.model_sent_whole", devices=[each.device for each in again])
         if left is not None and left <= 0:
-            return [compat.error_reply(each.head, each.missing()) for each in again]
-        replies = self._exchange(phase, self._outbox.prepare([each.again() for each in again]), left)
-        return [*replies, *(compat.error_reply(each.head, each.missing()) for each in phase.lacking)]
+            return _without_model(again)
+        try:
+            replies = self._exchange(phase, self._outbox.prepare([each.again() for each in again]), left)
+        except NoValidReply as error:
+            if phase.head is None:
+                raise
+            log.warning("codec.none_answered_again", why=error.message)  # others did, the first time
+            return _without_model(again)
+        return [*replies, *_without_model(phase.lacking)]
 
     def _take_in(self, phase: _Phase, dispatch: Dispatch, reply: Message) -> Message:
         """Take one valid reply in.
@@ -321,6 +327,11 @@ class CodecGrid(Grid):
         for traffic in phase.traffic.values():
             if self._report is not None:
                 self._report(traffic)
+
+
+def _without_model(dispatches: Iterable[Dispatch]) -> list[Message]:
+    """Return the error replies of devices that do not have the model."""
+    return [compat.error_reply(each.head, each.missing()) for each in dispatches]
 
 
 def _weight(content: RecordDict, key: str) -> float:

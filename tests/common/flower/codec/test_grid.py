@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from argosy_common.flower.arrays import StoredArray
 from argosy_common.flower.codec.grid import CodecGrid, Traffic
 from argosy_common.flower.codec.groups import fp32_size
 from argosy_common.flower.codec.plan import ARGOSY, InstructionPlan, code_name
+from argosy_common.flower.streaming import Accept, accepted
 from tests.common.flower.codec.wire_grid import App, WireGrid, model, nudge_of, nudged, train_messages
 
 EXACT = ("conv.bias", "norm.running_var", "norm.num_batches_tracked", "mask", "embedding", "half.weight")
@@ -230,6 +231,46 @@ def test_a_device_that_lost_its_model_is_sent_it_whole_in_the_same_round(tmp_pat
     (reply,) = grid.send_and_receive(train_messages(grid, arrays, number=2))
     assert reply.content.metric_records["metrics"]["num-examples"] == sum(wire.nodes)
     assert [message.metadata.dst_node_id for message in wire.sent[3:]] == [11, 12, 13, 12]
+
+
+class StreamingWireGrid(WireGrid):
+    """Streams as the grid of boards does, and like that one raises when not one reply of a phase is valid."""
+
+    mute: frozenset[int] = frozenset()
+
+    def stream(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None,
+        accept: Accept,  # noqa: ARG002  (here at once)
+    ) -> Iterator[Message]:
+        replies = [self._replies.pop(name) for name in self.push_messages(messages)]
+        heard = [reply for reply in replies if reply.metadata.src_node_id not in self.mute]
+        for reply in heard:
+            yield accepted(reply, reply, accept)
+        if not heard:
+            raise NoValidReply(phase="train", round=1, causes="nobody answered")
+
+
+def test_a_device_that_does_not_answer_again_costs_only_its_own_part(tmp_path: Path) -> None:
+    wire = StreamingWireGrid(tmp_path, nudged)
+    grid = CodecGrid(wire, up="int8", down="int8", strategy=FedAvg(), rng=np.random.default_rng(1))
+    (reply,) = grid.send_and_receive(train_messages(grid, model()))
+    arrays = reply.content.array_records["arrays"]
+    wire.forget(12)
+    answer = wire.push_messages
+
+    def mute_from_the_second_time(messages: Iterable[Message]) -> Iterable[str]:
+        outgoing = list(messages)
+        if len(outgoing) == 1:
+            wire.mute = frozenset({12})
+        return answer(outgoing)
+
+    wire.push_messages = mute_from_the_second_time  # type: ignore[method-assign]  # to be silent at the right moment
+    whole, failed = grid.send_and_receive(train_messages(grid, arrays, number=2))
+    assert whole.content.metric_records["metrics"]["num-examples"] == 24
+    assert reason(failed).startswith("model-version-missing")
 
 
 def test_a_device_that_never_keeps_the_model_is_answered_for_by_name(tmp_path: Path) -> None:

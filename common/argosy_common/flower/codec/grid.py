@@ -299,6 +299,8 @@ class CodecGrid(Grid):
         updates, exact, omitted = part.update()
         if not mean.fits(exact, omitted):
             raise ReplyInvalid(why="its arrays have other names or shapes than those of the devices before it")
+        if phase.metrics and _form(phase.metrics[0]) != _form(content):
+            raise ReplyInvalid(why="its metrics have other names or lengths than those of the devices before it")
         mean.add(weight, updates, exact, omitted)
         phase.record = name
         coded = {each.name for group in mean.groups for each in group.members} - set(omitted)
@@ -342,6 +344,12 @@ def _weight(content: RecordDict, key: str) -> float:
     if not isinstance(weight, int | float) or not (math.isfinite(weight) and 0 <= weight < 2**53):
         raise ReplyInvalid(why=f"its metric '{key}', by which it is weighted, is {weight!r}")
     return weight
+
+
+def _form(content: RecordDict) -> list[tuple[str, int | None]]:
+    """Return the names of the metrics, and how many values each has if it is a list."""
+    (record,) = content.metric_records.values()
+    return sorted((name, len(value) if isinstance(value, list) else None) for name, value in record.items())
 
 
 def _is_train(message: Message) -> bool:

@@ -242,8 +242,8 @@ class StreamingWireGrid(WireGrid):
         self,
         messages: Iterable[Message],
         *,
-        timeout: float | None,
-        accept: Accept,  # noqa: ARG002  (here at once)
+        timeout: float | None,  # noqa: ARG002  (they are here at once)
+        accept: Accept,
     ) -> Iterator[Message]:
         replies = [self._replies.pop(name) for name in self.push_messages(messages)]
         heard = [reply for reply in replies if reply.metadata.src_node_id not in self.mute]
@@ -385,6 +385,20 @@ def test_a_weight_that_is_none_is_refused(tmp_path: Path, metrics: dict[str, Any
     whole, failed = grid.send_and_receive(train_messages(grid, model()))
     assert why in reason(failed)
     assert whole.content.metric_records["metrics"]["num-examples"] == 25
+
+
+@pytest.mark.parametrize("metrics", [{"num-examples": 5}, {"num-examples": 5, "loss": [0.1, 0.2]}])
+def test_a_reply_with_other_metrics_than_the_others_is_refused(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    def odd(message: Message, context: Context) -> Message:
+        reply = nudged(message, context)
+        if context.node_id == 13:
+            reply.content["metrics"] = MetricRecord(metrics)
+        return reply
+
+    grid, _ = grids(tmp_path, odd, up="int8", strategy=FedAvg())
+    whole, failed = grid.send_and_receive(train_messages(grid, model()))
+    assert "metrics" in reason(failed)
+    assert whole.content.metric_records["metrics"]["num-examples"] == 23
 
 
 def test_devices_that_all_weigh_nothing_end_the_run_by_name(tmp_path: Path) -> None:

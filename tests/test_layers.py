@@ -25,6 +25,19 @@ LIGHT = {
 }
 HEAVY = ("flwr", "numpy", "torch")
 
+CODEC = ROOT / "common/argosy_common/codec"
+NOT_FOR_CODECS = {
+    "flwr": "a codec turns numbers to bytes; what they belong to is for argosy_common.flower.codec",
+    "torch": "a codec is numpy only, as a board may have nothing else",
+    "paho": "bytes are carried by the link",
+    "pydantic": "a codec's bytes are its own; nothing in them is a message",
+    "sqlalchemy": "nothing here is kept",
+    **dict.fromkeys(("socket", "ssl", "http", "urllib", "asyncio", "select"), "a codec touches no socket"),
+    **dict.fromkeys(("os", "io", "pathlib", "shutil", "tempfile", "mmap", "subprocess"), "a codec touches no file"),
+    **dict.fromkeys(("time", "datetime"), "a codec reads no clock"),
+    **dict.fromkeys(("random", "secrets"), "randomness is handed in, so that tests and peers can repeat it"),
+}
+
 
 def sources() -> Iterator[Path]:
     """Yield every module of the four packages."""
@@ -64,3 +77,22 @@ def test_the_daemons_stay_light(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]", f"{module}: {LIGHT[module]}"
+
+
+def test_codecs_are_pure() -> None:
+    """Values and randomness in, bytes out: they are tested, timed and fuzzed as functions."""
+    modules = sorted(CODEC.rglob("*.py"))
+    assert modules
+    guilty = [
+        f"{path.name} imports {name}: {NOT_FOR_CODECS[name.split('.')[0]]}"
+        for path in modules
+        for name in imports(path)
+        if name.split(".")[0] in NOT_FOR_CODECS
+    ]
+    opening = [
+        f"{path.name} calls open"
+        for path in modules
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
+    ]
+    assert not guilty + opening

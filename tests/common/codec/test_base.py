@@ -1,4 +1,4 @@
-"""What holds of every codec that encodes a vector on its own."""
+"""What each codec promises of hard vectors, held to its bound value by value; test_every_codec.py has the rest."""
 
 from __future__ import annotations
 
@@ -81,15 +81,6 @@ def test_any_vector_keeps_its_length_along_itself(
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_encoding_leaves_the_values_as_they_are(name: str) -> None:
-    values = normal(2 * 4096 + 3)
-    values.flags.writeable = False
-    before = values.copy()
-    get_codec(name).encode(values, np.random.default_rng(1))
-    assert np.array_equal(values, before)
-
-
-@pytest.mark.parametrize("name", CODECS)
 def test_the_same_randomness_makes_the_same_bytes(name: str) -> None:
     values = normal(5000)
     first, second, third = (get_codec(name).encode(values, np.random.default_rng(seed)) for seed in (1, 1, 2))
@@ -104,9 +95,10 @@ def test_what_is_not_finite_is_refused_wherever_it_is(name: str, bad: float, siz
     for place in {0, size // 2, size - 1}:
         values = np.zeros(size, np.float32) if place == 0 else normal(size)
         values[place] = bad
-        with warnings.catch_warnings(), pytest.raises(ValueError, match="NaN" if np.isnan(bad) else "infinity"):
+        with warnings.catch_warnings():
             warnings.simplefilter("error")
-            get_codec(name).encode(values, np.random.default_rng(1))
+            with pytest.raises(ValueError, match="NaN" if np.isnan(bad) else "infinity"):
+                get_codec(name).encode(values, np.random.default_rng(1))
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -122,29 +114,6 @@ def test_values_up_to_the_limit_are_taken_and_beyond_it_refused(name: str) -> No
     values[7] = np.nextafter(np.float32(-limit), np.float32(-np.inf))
     with pytest.raises(ValueError, match="magnitudes up to"):
         get_codec(name).encode(values, np.random.default_rng(1))
-
-
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize(
-    "other",
-    [np.zeros((2, 3), np.float32), np.zeros(6), np.zeros(12, np.float32)[::2], np.float32(1).reshape(())],
-    ids=["two dimensions", "float64", "gaps", "no dimension"],
-)
-def test_only_a_flat_contiguous_float32_vector_is_taken(name: str, other: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
-    with pytest.raises(ValueError, match="flat contiguous float32"):
-        get_codec(name).encode(other, np.random.default_rng(1))
-
-
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("size", [0, 1, 64, 257, 4097])
-def test_a_payload_of_another_length_is_refused(name: str, size: int) -> None:
-    payload = get_codec(name).encode(normal(size), np.random.default_rng(1))
-    others = [payload + b"\0", payload + payload + bytes(64)]
-    if payload:
-        others += [payload[:-1], payload[1:], b""]
-    for other in others:
-        with pytest.raises(ValueError, match=f"{size} values make"):
-            decode(get_codec(name), other, size)
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -188,10 +157,3 @@ def test_arbitrary_bytes_of_the_right_length_make_finite_values_or_are_refused(n
     except ValueError:
         return
     assert np.isfinite(decoded).all()
-
-
-@pytest.mark.parametrize("name", CODECS)
-def test_the_name_leads_back_to_the_codec(name: str) -> None:
-    assert get_codec(name).name == name
-    assert get_codec(get_codec(name).name).name == name
-    assert repr(get_codec(name)) == f"<codec {name}>"

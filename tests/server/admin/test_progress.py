@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console, ConsoleDimensions
 
 from argosy_common.errors import WorkerDied
-from argosy_server.cli.watch.plain import line
+from argosy_server.cli.watch.plain import has_line, line
 from argosy_server.cli.watch.progress import RunProgress, headline
 from argosy_server.cli.watch.view import RunView, devices_table
 
@@ -215,6 +215,8 @@ def test_a_line_tells_bytes_a_device_and_how_many_times_fewer_they_are() -> None
     event = {"name": "phase-compressed", "at": AT, "data": fp32}
     assert line(event, str, told.run).endswith("down 4.00 kB; fewer bytes: 10.0× up, 4.00× down")
     assert line(event, str).endswith("at full precision: up 20.0 kB, down 4.00 kB")
+    assert has_line(event)
+    assert not has_line({**event, "data": {**fp32, "fp32_up": 0, "fp32_down": 0}})
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 160])

@@ -12,6 +12,12 @@ Data = Mapping[str, Any]
 NameOf = Callable[[str], str]
 
 
+def has_line(event: Data) -> bool:
+    """Whether an event is worth a line: not that a phase had no arrays, as queries and evaluations mostly have none."""
+    data: Data = event["data"]
+    return event["name"] != "phase-compressed" or bool(data.get("fp32_up") or data.get("fp32_down"))
+
+
 def line(event: Data, name_of: NameOf, progress: RunProgress | None = None) -> str:
     """Return an event as a line with its local time; one of an unknown name is told by its name and data.
 

@@ -17,7 +17,7 @@ from argosy_common.errors import RunStopped, error_from_wire
 from argosy_server.cli.client import AdminClient, Data
 from argosy_server.cli.terminal import print_json_line, say, stdout
 from argosy_server.cli.watch.follow import Follower, Lost, News, Settled
-from argosy_server.cli.watch.plain import line
+from argosy_server.cli.watch.plain import has_line, line
 from argosy_server.cli.watch.progress import RunProgress
 from argosy_server.cli.watch.view import RunView
 
@@ -123,6 +123,8 @@ def _as_lines(api: AdminClient, run: int, news: Iterator[News | Lost | Settled],
             if event["name"] == "phase-started":
                 names.update(device_names(api))
             progress.apply(event)
+            if not has_line(event):
+                continue
             stdout().print(line(event, lambda device: names.get(device, device), progress), soft_wrap=True)
     raise AssertionError("a follower ends with Settled")
 

@@ -167,7 +167,7 @@ def _columns(ordered: Sequence[Round], width: int) -> list[tuple[str, str]]:
 
 def _share(count: float, fewer: float | None) -> Text:
     """Return bytes, and how many times more they would be at full precision."""
-    return Text.assemble(size(count), (f" {times(fewer)}×" if fewer else "", "green"))
+    return Text.assemble(size(count), (f" {times(fewer)}×" if fewer else "", "green" if (fewer or 0) >= 1 else "dim"))
 
 
 def _replies(one: Round) -> Text:

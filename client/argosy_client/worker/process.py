@@ -178,14 +178,15 @@ class _HostedApp:
         meta = message.metadata
         born, life = meta.created_at, meta.ttl
         meta.created_at = self._clock.wall().timestamp()  # the app sees a message of now, whatever this clock says
-        state = RecordDict() if request["context_in"] is None else read_state(Path(request["context_in"]))
+        before = None if request["context_in"] is None else Path(request["context_in"])
+        state = RecordDict() if before is None else read_state(before)
         context = Context(self._run_id, self._node_id, dict(self._node_config), state, dict(self._run_config))
         reply = self._call(message, context)
         del message, state  # the app is done with them: what they hold need not be in memory while we write
         set_reply_life(reply, created_at=born, ttl=life)
         try:
             dumped = dump_message(reply, self._store)
-            write_state(context.state, Path(request["context_out"]))
+            write_state(context.state, Path(request["context_out"]), before=before)
         except MessageUnsendable as error:
             raise ReplyInvalid(why=error.facts.get("why", error.message)) from error
         return dumped

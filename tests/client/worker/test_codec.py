@@ -91,3 +91,23 @@ def test_a_model_that_is_not_here_is_asked_for(bench: Bench) -> None:
     InstructionPlan(up="int8", down={"arrays": Update(line="l", version=4, base=3, codec="int8")}).put_into(records)
     reply = bench.told(bench.instruction(records))
     assert ReplyPlan.taken_from(reply, peer="the device") == ReplyPlan(lacks=("arrays",))
+
+
+def test_evaluating_a_model_that_is_held_writes_nothing_anew(bench: Bench) -> None:
+    bench.app(
+        """
+        @app.evaluate()
+        def evaluate(message, context):
+            return Message(RecordDict({"m": MetricRecord({"num-examples": 1})}), reply_to=message)
+        """
+    )
+    whole = {"arrays": Update(line="l", version=0, codec="int8")}
+    bench.ask(bench.instruction(content(up=None, down=whole), "evaluate"))
+    first = bench._context
+    assert first is not None
+    records = RecordDict({"config": ConfigRecord({"lr": 0.5})})
+    InstructionPlan(down={"arrays": Update(line="l", version=0, base=0, codec="int8")}).put_into(records)
+    bench.ask(bench.instruction(records, "evaluate"))
+    assert bench._context is not None
+    assert bench._context != first
+    assert bench._context.samefile(first)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from argosy_common.errors import MessageUnsendable, StorageFailed
 from argosy_common.flower.state import read_state, write_state
@@ -61,3 +61,39 @@ def test_a_damaged_state_is_a_storage_failure(tmp_path: Path, cut: int) -> None:
 def test_a_missing_state_is_a_storage_failure(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed):
         read_state(tmp_path / "none")
+
+
+def test_a_state_that_did_not_change_is_not_written_again(tmp_path: Path) -> None:
+    write_state(made(), tmp_path / "one")
+    read = read_state(tmp_path / "one")
+    write_state(read, tmp_path / "two", before=tmp_path / "one")
+    assert (tmp_path / "two").samefile(tmp_path / "one")
+    (tmp_path / "one").unlink()
+    assert read_state(tmp_path / "two").array_records["model"]["w"].numpy().sum() == 12
+
+
+@pytest.mark.parametrize("change", ["array", "value", "record", "fewer", "order"])
+def test_any_change_is_written(tmp_path: Path, change: str) -> None:
+    write_state(made(), tmp_path / "one")
+    state = read_state(tmp_path / "one")
+    if change == "array":
+        state.array_records["model"]["v"] = Array(np.zeros(4, np.float32))
+    elif change == "value":
+        state["count"] = MetricRecord({"n": 2})
+    elif change == "record":
+        state["more"] = ArrayRecord()
+    elif change == "fewer":
+        del state["other"]
+    else:
+        state["model"] = state.pop("model")
+    write_state(state, tmp_path / "two", before=tmp_path / "one")
+    assert not (tmp_path / "two").samefile(tmp_path / "one")
+    assert read_state(tmp_path / "two") == state
+
+
+def made() -> RecordDict:
+    model, other = ArrayRecord(), ArrayRecord()
+    model["w"] = Array(np.ones(12, np.float32))
+    model["v"] = Array(np.ones(4, np.float32))
+    other["w"] = Array(np.ones((2, 3)))
+    return RecordDict({"model": model, "count": MetricRecord({"n": 1}), "other": other})

@@ -11,7 +11,7 @@ import importlib
 from importlib.metadata import EntryPoint, entry_points
 
 from argosy_common.codec.base import Codec
-from argosy_common.errors import CodecUnknown
+from argosy_common.errors import CodecUnknown, CodecUnsuitable
 
 GROUP = "argosy.codecs"
 
@@ -49,6 +49,24 @@ def get_codec(name: str) -> Codec:
         return _load(entry).parse(parameter if colon else None)
     except ValueError as error:
         raise _unknown(name, str(error)) from None
+
+
+def get_single_codec(name: str, purpose: str) -> Codec:
+    """Return the codec of a name, if what one sender encodes can be decoded by itself.
+
+    Args:
+        name: as run configuration gives it.
+        purpose: what it is for, for the error: "updates", "the model".
+
+    Raises:
+        CodecUnknown: see `get_codec`.
+        CodecUnsuitable: only sums of its codes can be decoded.
+    """
+    codec = get_codec(name)
+    if codec.linear:
+        why = "it only works under secure aggregation, which this version does not have yet"
+        raise CodecUnsuitable(codec=codec.name, purpose=purpose, why=why)
+    return codec
 
 
 def _foreign() -> dict[str, EntryPoint]:

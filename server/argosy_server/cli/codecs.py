@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from argosy_common.errors import CodecUnsuitable
 from argosy_common.run_settings import EXACT, NONE, CodecSettings
 from argosy_server.cli.client import Data
 
@@ -91,9 +90,7 @@ def require_usable(settings: CodecSettings) -> None:
     named = [(name, purpose) for name, purpose in uses if name not in {NONE, EXACT}]
     if not named:
         return
-    from argosy_common.codec.registry import get_codec  # noqa: PLC0415  (numpy, which other commands do not need)
+    from argosy_common.codec.registry import get_single_codec  # noqa: PLC0415  (numpy; no other command needs it)
 
     for name, purpose in named:
-        if get_codec(name).linear:
-            why = "it only works under secure aggregation, which this version does not have yet"
-            raise CodecUnsuitable(codec=name, purpose=purpose, why=why)
+        get_single_codec(name, purpose)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from argosy_common.bundle import AppManifest
+from argosy_server.cli.codecs import CodecArraysOption, CodecDownOption, CodecOption, codec_request
 from argosy_server.cli.configuration import ConfigOption, parse_config
 from argosy_server.cli.options import examples
 from argosy_server.cli.terminal import say
@@ -18,6 +20,7 @@ from argosy_server.local_fleet import LocalDevice, LocalFleet, ends_cleanly
 
 EXAMPLES = examples(
     "argosy up --app examples/har",
+    "argosy up --app examples/digits_numpy --codec eden:2 --codec-down int8",
     "argosy up --devices 3 --app examples/digits_numpy --rounds 5",
     "argosy up --keep --state-dir ./fleet",
 )
@@ -32,6 +35,9 @@ def up(
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds, instead of the app's own number.")] = None,
     config: ConfigOption = None,
+    codec: CodecOption = None,
+    codec_down: CodecDownOption = None,
+    codec_arrays: CodecArraysOption = None,
     state_dir: Annotated[
         Path | None, typer.Option(help="Where everything is kept.", show_default="a folder that is removed at the end")
     ] = None,
@@ -42,6 +48,10 @@ def up(
 
     They talk over TLS on loopback, each device with its own certificate. Ctrl-C stops them all.
     """
+    codecs = None
+    if app is not None:
+        table = AppManifest.read(app).argosy
+        codecs = codec_request(table, up=codec, down=codec_down, arrays=codec_arrays or [])
     folder = state_dir or Path(tempfile.mkdtemp(prefix="argosy-up-"))
     fleet = LocalFleet(folder, numbered(devices), settings={"site": site})
     try:
@@ -49,7 +59,7 @@ def up(
             fleet.start(say)
             say(f"{devices} devices are online. Other commands reach this fleet with --socket {fleet.socket}")
             if app is not None:
-                run = fleet.run(app, rounds=rounds, config=parse_config(config or []))
+                run = fleet.run(app, rounds=rounds, config=parse_config(config or []), codec=codecs)
                 with fleet.client() as api:
                     watch_run(api, run, json=False, ends_with_us=True)
             if keep or app is None:

@@ -25,6 +25,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from argosy_common.clock import Clock, SystemClock
+from argosy_common.codec.registry import get_codec, get_single_codec
 from argosy_common.errors import CodecUnsuitable, NoValidReply, ReplyInvalid
 from argosy_common.flower import compat
 from argosy_common.flower.codec.groups import CodecChoice, Group, fp32_size, group_arrays
@@ -96,7 +97,8 @@ class CodecGrid(Grid):
         self._up = CodecChoice(up, tuple(arrays))
         self._down = CodecChoice(down, tuple(arrays))
         for choice, purpose in ((self._up, "updates"), (self._down, "the model")):
-            _require_usable(choice, purpose)
+            for name in choice.names():
+                get_single_codec(name, purpose)
         self._outbox = Outbox(self._up, self._down, rng or np.random.default_rng())
         self._report = report
         self._spill_to = spill_to
@@ -113,7 +115,7 @@ class CodecGrid(Grid):
         Raises:
             CodecUnsuitable: a codec that this strategy cannot use.
         """
-        sparse = next((codec for codec in self._up.codecs() if codec.sparse), None)
+        sparse = next((codec for codec in map(get_codec, self._up.names()) if codec.sparse), None)
         if sparse is not None and not strategy.takes_sparse:
             why = "it looks at single updates, most of whose values this codec leaves out"
             raise CodecUnsuitable(codec=sparse.name, purpose=f"the strategy {strategy.name}", why=why)
@@ -368,10 +370,3 @@ def _taken(reply: Message, content: RecordDict) -> Message:
 
 def _is_taken(reply: Message) -> bool:
     return _TAKEN in reply.__dict__
-
-
-def _require_usable(choice: CodecChoice, purpose: str) -> None:
-    for codec in choice.codecs():
-        if codec.linear:
-            why = "it only works under secure aggregation, which this version does not have yet"
-            raise CodecUnsuitable(codec=codec.name, purpose=purpose, why=why)

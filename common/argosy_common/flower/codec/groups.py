@@ -44,10 +44,9 @@ class CodecChoice:
         """Whether any array could be encoded."""
         return any(name not in {EXACT, NONE} for name in (self.codec, *(codec for _, codec in self.arrays)))
 
-    def codecs(self) -> list[Codec]:
-        """Return every codec that may be used, each once. Raises `CodecUnknown`."""
-        names = dict.fromkeys([self.codec, *(codec for _, codec in self.arrays)])
-        return [get_codec(name) for name in names if name != EXACT]
+    def names(self) -> list[str]:
+        """Return the name of every codec that may be used, each once."""
+        return [name for name in dict.fromkeys([self.codec, *(codec for _, codec in self.arrays)]) if name != EXACT]
 
     def of(self, name: str, array: Array) -> str:
         """Return the name of the codec for an array, or `exact`."""

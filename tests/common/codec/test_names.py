@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +55,42 @@ def test_any_name_is_a_codec_or_refused_as_unknown(kind: str, parameter: str) ->
     except CodecUnknown:
         return
     assert get_codec(codec.name).name == codec.name
+
+
+def ask(folder: Path, name: str) -> str:
+    """Return what a process says of a codec's name, in whose path a distribution lies with two unsound codecs."""
+    metadata = folder / "unsound-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: unsound\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[argosy.codecs]\nexits = exits_codec:Codec\nodd = not a module !!\n")
+    (folder / "exits_codec.py").write_text("raise SystemExit(3)\n")
+    code = (
+        "from argosy_common.codec.registry import get_codec\n"
+        "from argosy_common.errors import CodecUnknown\n"
+        f"try: print('found', get_codec({name!r}).name)\n"
+        "except CodecUnknown as error: print('refused', error.facts['name'], error.facts['why'])\n"
+    )
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def test_an_entry_point_that_makes_no_sense_is_refused_by_its_name(tmp_path: Path) -> None:
+    assert ask(tmp_path, "odd").startswith("refused odd its package cannot be loaded")
+
+
+def test_unsound_packages_disturb_no_codec_of_ours(tmp_path: Path) -> None:
+    assert ask(tmp_path, "eden:2") == "found eden:2\n"
+
+
+@pytest.mark.xfail(strict=True, reason="registry._load catches Exception, which SystemExit is not: the process ends")
+def test_a_package_that_exits_while_it_is_imported_is_refused_by_its_name(tmp_path: Path) -> None:
+    assert ask(tmp_path, "exits").startswith("refused exits its package cannot be loaded")

@@ -114,6 +114,17 @@ def test_a_block_that_outgrew_its_scale_is_flagged_and_costs_no_other(p: int, fa
 
 
 @pytest.mark.parametrize("p", PRIMES)
+@pytest.mark.parametrize(("share", "flagged"), [(0.9, False), (0.99, True), (-0.9, False), (-0.99, True)])
+def test_a_coordinate_at_the_edge_is_flagged_though_it_did_not_wrap(p: int, share: float, flagged: bool) -> None:
+    """Of the three signs only this one shows: the block is small and its projections agree."""
+    codec, shared = Ring(p), RingRound.first(9, BLOCK, 1, bound=1.0)
+    rotated = np.zeros((1, BLOCK), np.float32)
+    rotated[0, 77] = share * codec.k  # ±p/2 is k times the scale
+    values = Rotation(shared.seed, BLOCK).restore(rotated).reshape(-1).copy()
+    assert summed(codec, shared, [values]).flagged.tolist() == [flagged]
+
+
+@pytest.mark.parametrize("p", PRIMES)
 @pytest.mark.parametrize("magnitude", [1e6, 1e9, 1e20, 1e30])
 def test_a_huge_spike_is_flagged_and_leaves_scales_finite(p: int, magnitude: float) -> None:
     codec, shared, vectors = small_round(p)

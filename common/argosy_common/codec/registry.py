@@ -79,7 +79,7 @@ def _load(entry: EntryPoint) -> type[Codec]:
         found = importlib.import_module(entry.module)
         for attribute in entry.attr.split(".") if entry.attr else ():
             found = getattr(found, attribute)
-    except Exception as error:  # a foreign module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a foreign module may raise anything while it is imported
         raise ValueError(f"its package cannot be loaded: {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Codec)):
         raise ValueError(f"its package names {entry.value}, which is no Codec")  # noqa: TRY004  (as all refusals here)

@@ -43,7 +43,7 @@ def refuse_large(peak: np.floating, limit: float) -> None:
         raise ValueError("it holds NaN")
     if np.isinf(peak):
         raise ValueError("it holds infinity")
-    if peak > limit:
+    if peak > np.float32(limit):
         raise ValueError(f"it holds {float(peak):.3g}, and this codec takes magnitudes up to {limit:.3g}")
 
 

@@ -1,8 +1,10 @@
-"""What each codec promises of hard vectors, held to its bound value by value; test_every_codec.py has the rest."""
+"""What each codec promises of hard vectors, held to its bound value by value."""
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -157,3 +159,34 @@ def test_arbitrary_bytes_of_the_right_length_make_finite_values_or_are_refused(n
     except ValueError:
         return
     assert np.isfinite(decoded).all()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_the_name_names_the_codec(name: str) -> None:
+    assert get_codec(name).name == name
+    assert name in repr(get_codec(name))
+
+
+@pytest.mark.parametrize("fill", [0x00, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("name", CODECS)
+def test_constant_bytes_are_refused_or_finite(name: str, fill: int) -> None:
+    codec, size = get_codec(name), 4500
+    payload = bytes([fill]) * len(codec.encode(normal(size), np.random.default_rng(1)))
+    with suppress(ValueError):
+        assert np.isfinite(decode(codec, payload, size)).all()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_decoding_takes_a_few_chunks_of_memory_whatever_the_size(name: str) -> None:
+    """Nothing of the vector's length but what a sparse code's places need."""
+    codec, size = get_codec(name), 16 * CHUNK
+    payload = memoryview(codec.encode(normal(size), np.random.default_rng(1)))
+    for _ in codec.decode(payload, size):  # tables are made
+        pass
+    tracemalloc.start()
+    for _ in codec.decode(payload, size):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    places = 64 * codec.kept(size) + size if hasattr(codec, "kept") else 0
+    assert peak <= 6 * 4 * CHUNK + places + len(payload) // 8

@@ -91,6 +91,5 @@ def test_unsound_packages_disturb_no_codec_of_ours(tmp_path: Path) -> None:
     assert ask(tmp_path, "eden:2") == "found eden:2\n"
 
 
-@pytest.mark.xfail(strict=True, reason="registry._load catches Exception, which SystemExit is not: the process ends")
 def test_a_package_that_exits_while_it_is_imported_is_refused_by_its_name(tmp_path: Path) -> None:
     assert ask(tmp_path, "exits").startswith("refused exits its package cannot be loaded")

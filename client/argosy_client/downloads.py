@@ -26,6 +26,7 @@ from argosy_common.backoff import Backoff
 from argosy_common.blobs.downloads import Download
 from argosy_common.blobs.ranges import LARGE, blob_path, parse_content_range, range_header
 from argosy_common.clock import Clock
+from argosy_common.enrolment import DEFAULT_PORT
 from argosy_common.errors import ArgosyError
 from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import Offer
@@ -199,6 +200,7 @@ class HttpsWay:
         self._reached = address
         connection = http.client.HTTPConnection(*address)
         connection.sock = job.socket
+        connection.auto_open = 0  # else it would come back by itself, without TLS, after an answer that ends it
         _require_wanted(job)
         while gaps := job.download.gaps():
             if not self._ask(job, connection, *gaps[0]):
@@ -272,7 +274,7 @@ def _address(url: str, digest: bytes) -> tuple[str, int] | None:
     except ValueError:
         return None
     fits = parts.scheme == "https" and parts.path == blob_path(digest) and not (parts.query or parts.username)
-    return (host, port or 443) if fits and host else None
+    return (host, port or DEFAULT_PORT) if fits and host else None
 
 
 def _missing(download: Download) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import random
 import ssl
 import threading
@@ -18,9 +19,11 @@ from argosy_common.blobs.bitmap import Bitmap
 from argosy_common.blobs.frames import CHUNK, Layout
 from argosy_common.blobs.ranges import LARGE, blob_path
 from argosy_common.clock import SystemClock
+from argosy_common.enrolment import DEFAULT_PORT
 from argosy_common.link import TlsFiles
 from argosy_common.link.tls import client_context
 from argosy_common.wire.bodies import Offer
+from argosy_server import downloads as serving
 from argosy_server.ca import CertificateAuthority
 from argosy_server.downloads import Downloads
 from argosy_server.enrolment import EnrolmentServer
@@ -169,6 +172,23 @@ def test_after_a_cut_it_goes_on_with_what_is_missing(bench: Bench) -> None:
     assert not cuts
 
 
+def test_a_connection_that_the_server_closes_between_two_gaps_is_never_opened_again_without_tls(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[http.client.HTTPConnection] = []
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", opened.append)
+    render = serving.BlobResponse.init_headers
+
+    def closing(self: serving.BlobResponse, headers: dict[str, str]) -> None:
+        render(self, {**headers, "Connection": "close"})
+
+    monkeypatch.setattr(serving.BlobResponse, "init_headers", closing)
+    transfer = bench.bring([bench.url()], (3, 9))
+    assert until(lambda: transfer.bitmap.full)
+    assert not opened
+    assert not transfer.back.is_set()
+
+
 def test_where_nobody_answers_the_rest_is_left_to_mqtt_and_that_is_remembered(bench: Bench) -> None:
     assert bench.way.takes(offer(bench.ref, bench.url()))
     transfer = bench.bring([bench.url(free_ports(1)[0])])
@@ -224,6 +244,12 @@ def test_whoever_is_not_our_coordinator_gets_no_request(bench: Bench, tmp_path: 
 def test_urls_of_another_form_are_not_followed(bench: Bench, url: str) -> None:
     transfer = Transfer(bench.ref, [url.format(path=blob_path(bench.ref.digest))])
     assert bench.way._addresses(transfer) == []
+
+
+def test_a_url_without_a_port_means_the_port_that_joining_means(bench: Bench) -> None:
+    path = blob_path(bench.ref.digest)
+    transfer = Transfer(bench.ref, [f"https://coordinator{path}", f"https://[fd00::5]:99{path}"])
+    assert bench.way._addresses(transfer) == [("coordinator", DEFAULT_PORT), ("fd00::5", 99)]
 
 
 def test_small_blobs_and_offers_without_urls_are_not_for_this_way(bench: Bench) -> None:

@@ -37,7 +37,7 @@ class Phase:
         *,
         seconds: float,
         error: ArgosyError | None,
-        facts: Mapping[str, float],
+        facts: Mapping[str, float | str],
         metrics: Mapping[str, float],
     ) -> dict[str, object]:
         """Count one answer; return the data of `device-reply`."""

@@ -82,8 +82,8 @@ def _end(sock: socket.socket) -> None:
 
 @pytest.fixture
 def proxied(make_fleet: Callable[..., LocalFleet]) -> Iterator[tuple[LocalFleet, CuttingProxy]]:
-    """A fleet of one device that reaches the broker through the proxy only."""
-    fleet = make_fleet(1, start=False)
+    """A fleet of one device that reaches the broker through the proxy only, and all its blobs through the broker."""
+    fleet = make_fleet(1, start=False, **{"enrolment.serve_blobs": False})
     fleet.start_coordinator()
     fleet.join("d1")
     path = fleet.device_folder("d1") / RECORD

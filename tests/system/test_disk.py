@@ -92,6 +92,7 @@ def tight_device(
     fleet.stop()
 
 
+@pytest.mark.slow
 def test_a_device_with_a_full_disk_says_so_and_works_again_once_there_is_room(
     tight_device: tuple[LocalFleet, SmallDisk], lab: Path
 ) -> None:
@@ -119,6 +120,7 @@ def tight_coordinator(
     fleet.stop()
 
 
+@pytest.mark.slow
 def test_a_coordinator_with_a_full_disk_says_so_and_works_again_once_there_is_room(
     tight_coordinator: tuple[LocalFleet, SmallDisk], lab: Path, notes: Notes
 ) -> None:

@@ -90,7 +90,12 @@ def test_an_app_that_raises_everywhere_ends_the_run_and_names_every_device(
 
 @pytest.mark.parametrize(
     ("misbehave", "code"),
-    [("raise", "app-raised"), ("die", "worker-died"), ("hang", "worker-timed-out"), ("reshape", "arrays-changed")],
+    [
+        ("raise", "app-raised"),
+        ("die", "worker-died"),
+        pytest.param("hang", "worker-timed-out", marks=pytest.mark.slow),
+        ("reshape", "arrays-changed"),
+    ],
 )
 def test_a_fault_on_one_device_is_named_and_the_round_goes_on(
     fleet: LocalFleet, lab: Path, ids: dict[str, str], misbehave: str, code: str

@@ -18,7 +18,7 @@ MODEL = 4 * FLOATS
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.mark.parametrize("serve", [True, False])
+@pytest.mark.parametrize("serve", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_large_model_comes_by_https_and_by_mqtt_where_that_is_not_served(
     make_fleet: FleetMaker, lab: Path, *, serve: bool
 ) -> None:

@@ -54,7 +54,7 @@ def small_round(p: int) -> tuple[Ring, RingRound, list[Vector]]:
 @pytest.mark.parametrize("clients", [8, 32])
 def test_the_error_of_the_mean_is_what_theory_says(p: int, clients: int) -> None:
     codec = Ring(p)
-    vectors = updates(300_000, clients)
+    vectors = updates(100_000, clients)
     seen = summed(codec, settled(codec, vectors), vectors)
     theory = clients * (2 * codec.k * MARGIN) ** 2 / (12 * p**2)
     assert not seen.flagged.any()

@@ -42,7 +42,7 @@ from argosy_common.errors import (
     ProgrammingError,
     ReplyInvalid,
 )
-from argosy_common.flower.codec.mod import codec_mod
+from argosy_common.flower.codec import has_plan
 from argosy_common.flower.compat import become_task, set_message_id, set_reply_life
 from argosy_common.flower.memory import give_back_memory, peak_rss, reset_peak_rss
 from argosy_common.flower.messages import DumpedMessage, dump_message, load_message
@@ -194,7 +194,7 @@ class _HostedApp:
     def _call(self, message: Message, context: Context) -> Message:
         try:
             with _this_process_only():
-                reply: object = codec_mod(message, context, self._app)
+                reply: object = self._app_or_mod(message, context)
         except ArgosyError:
             raise  # a stored array that could not be read, say, or an update with NaN in it
         except BaseException as error:  # sys.exit() in an app must not end the worker
@@ -207,6 +207,14 @@ class _HostedApp:
         if not isinstance(context.state, RecordDict):
             raise ReplyInvalid(why=f"the app made context.state a {type(context.state).__name__}")
         return reply
+
+    def _app_or_mod(self, message: Message, context: Context) -> Message:
+        """Call the app, through the codec's mod where the instruction has a plan."""
+        if not has_plan(message):
+            return self._app(message, context)
+        from argosy_common.flower.codec.mod import codec_mod  # noqa: PLC0415  (10 MB that other boards can spare)
+
+        return codec_mod(message, context, self._app)
 
 
 def _import_app(folder: Path, reference: str) -> ClientApp:

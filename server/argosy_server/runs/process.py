@@ -16,7 +16,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.serverapp import Grid
@@ -27,11 +27,13 @@ from argosy_common.clock import SystemClock
 from argosy_common.errors import AppImportFailed, ArgosyError, ProgrammingError, ServerAppFailed
 from argosy_common.flower import compat
 from argosy_common.flower.arrays import write_arrays
-from argosy_common.flower.codec.grid import CodecGrid
 from argosy_common.logs import get_logger
 from argosy_common.run_settings import CodecSettings
 from argosy_server.runs.grid import EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort, RunStopped
+
+if TYPE_CHECKING:
+    from argosy_common.flower.codec.grid import CodecGrid
 
 log = get_logger(__name__)
 
@@ -158,6 +160,8 @@ def _with_codec(grid: Grid, assignment: Assignment, port: DaemonPort, observer: 
     codec = CodecSettings.from_wire(assignment.codec)
     if not codec.active:
         return grid
+    from argosy_common.flower.codec.grid import CodecGrid  # noqa: PLC0415  (10 MB that other runs can spare)
+
     observer.codec_grid = CodecGrid(
         grid,
         up=codec.up,

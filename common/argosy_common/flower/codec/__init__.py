@@ -14,3 +14,13 @@
 
 Neither the client app, nor the server app, nor the strategy knows.
 """
+
+from flwr.app import Message
+
+ARGOSY = "argosy.codec"
+"""The name of the config record that holds a plan, and the beginning of all names that this layer uses."""
+
+
+def has_plan(message: Message) -> bool:
+    """Tell whether a message's arrays are compressed, or its reply's are to be. Loads nothing of the layer."""
+    return message.has_content() and ARGOSY in message.content.config_records

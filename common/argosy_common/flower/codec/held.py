@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from argosy_common.flower.codec import ARGOSY
 from argosy_common.flower.codec.groups import gathered
-from argosy_common.flower.codec.plan import ARGOSY
 
 _VERSIONS = f"{ARGOSY}.versions"
 _RESIDUALS = f"{ARGOSY}.residuals"

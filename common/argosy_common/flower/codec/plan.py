@@ -20,9 +20,8 @@ from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from argosy_common.errors import CodeMalformed
+from argosy_common.flower.codec import ARGOSY
 
-ARGOSY = "argosy.codec"
-"""The name of the config record, and the beginning of all names that this layer uses in a device's context."""
 MAX_PLAN = 256 * 1024
 
 _Name = Annotated[str, Field(max_length=1024)]

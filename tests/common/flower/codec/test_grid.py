@@ -14,9 +14,10 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, Krum, Strategy
 
 from argosy_common.errors import CodecUnknown, CodecUnsuitable, NoValidReply, UpdateNotFinite
 from argosy_common.flower.arrays import StoredArray
+from argosy_common.flower.codec import ARGOSY
 from argosy_common.flower.codec.grid import CodecGrid, Traffic
 from argosy_common.flower.codec.groups import fp32_size
-from argosy_common.flower.codec.plan import ARGOSY, InstructionPlan, code_name
+from argosy_common.flower.codec.plan import InstructionPlan, code_name
 from argosy_common.flower.streaming import Accept, accepted
 from tests.common.flower.codec.wire_grid import App, WireGrid, model, nudge_of, nudged, train_messages
 

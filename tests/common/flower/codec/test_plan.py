@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from argosy_common.errors import CodeMalformed
-from argosy_common.flower.codec.plan import ARGOSY, InstructionPlan, ReplyPlan, Update
+from argosy_common.flower.codec import ARGOSY
+from argosy_common.flower.codec.plan import InstructionPlan, ReplyPlan, Update
 
 
 def test_a_plan_comes_out_as_it_went_in_and_leaves_nothing_behind() -> None:

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from argosy_common.errors import RunConfigInvalid
 
 NONE = "none"
+"""The codec that changes nothing; arrays under it travel as they are."""
 EXACT = "exact"
+"""In place of a codec's name: carried as it is."""
 MAX_PATTERNS = 256
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
@@ -43,7 +45,7 @@ class CodecSettings(BaseModel):
     @property
     def active(self) -> bool:
         """Whether anything could be encoded."""
-        return any(name not in {NONE, EXACT} for name in self.names)
+        return any(name != NONE for name in self.names)
 
     @property
     def names(self) -> list[str]:

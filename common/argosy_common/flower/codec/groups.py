@@ -18,11 +18,7 @@ from flwr.app import Array, ArrayRecord
 from argosy_common.codec.base import Codec, Vector
 from argosy_common.codec.registry import get_codec
 from argosy_common.flower.compat import NUMPY_STYPE
-
-EXACT = "exact"
-"""In place of a codec's name: carried as it is."""
-NONE = "none"
-"""The codec that changes nothing; arrays under it travel as they are as well."""
+from argosy_common.run_settings import EXACT, NONE
 
 TINY = 64
 """Arrays of fewer elements travel as they are."""
@@ -42,7 +38,7 @@ class CodecChoice:
     @property
     def active(self) -> bool:
         """Whether any array could be encoded."""
-        return any(name not in {EXACT, NONE} for name in (self.codec, *(codec for _, codec in self.arrays)))
+        return any(name != NONE for name in self.names())
 
     def names(self) -> list[str]:
         """Return the name of every codec that may be used, each once."""

@@ -50,15 +50,12 @@ class Dispatch:
     @property
     def round(self) -> int | None:
         """The round it belongs to."""
-        return self._round
+        return round_of(self.content, self.head.metadata.group_id)
 
     @property
     def phase(self) -> str:
         """The phase it belongs to."""
         return self.head.metadata.message_type
-
-    def __post_init__(self) -> None:
-        self._round = round_of(self.content, self.head.metadata.group_id)
 
     def base_of(self, record: str) -> ArrayRecord:
         """Return the model that a reply's record is relative to: the one of its name, or the only one there is."""

@@ -1,0 +1,153 @@
+"""Exact arithmetic on vectors over the integers mod a small prime p, through floating-point BLAS.
+
+Products are sums of k terms below p², exact as long as k·p² < 2^53 in float64, or 2^24 in float32, which is twice as
+fast and enough for p = 251. Matrices are small, vectors long: products go by stretches of columns that stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from argosy_common.prg import Elements
+
+_STRETCH = 4096
+"""Columns at a time: some thirty rows of these, as float64, are a megabyte."""
+
+Matrix = NDArray[np.int64]
+"""A small matrix over the field, values 0 … p−1."""
+
+
+class Field:
+    """The integers mod `p`, a prime from 3 to 65521. Elements are uint8 where p ≤ 256, else uint16."""
+
+    def __init__(self, p: int) -> None:
+        if not 3 <= p <= 65521:
+            raise ValueError(f"{p} is not a prime from 3 to 65521")
+        self.p = p
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8) if p <= 256 else np.dtype(np.uint16)
+
+    # --- vectors
+
+    def add(self, one: Elements, other: Elements) -> Elements:
+        """Return one + other."""
+        return self._reduced_once(one.astype(np.uint32) + other)
+
+    def subtract(self, one: Elements, other: Elements) -> Elements:
+        """Return one − other."""
+        return self._reduced_once(one.astype(np.uint32) + (np.uint32(self.p) - other))
+
+    def total(self, vectors: Iterable[Elements]) -> Elements:
+        """Return the sum of one or more vectors of one length, at most 65,536 of them."""
+        each = iter(vectors)
+        summed = next(each).astype(np.uint32)
+        for vector in each:
+            summed += vector
+        return self.reduced(summed)
+
+    def reduced(self, values: NDArray[np.unsignedinteger[Any]]) -> Elements:
+        """Return integers ≥ 0 mod p as elements."""
+        quotient = values // values.dtype.type(self.p)  # numpy divides by a scalar with a multiplication
+        rest: Elements = (values - quotient * values.dtype.type(self.p)).astype(self.dtype)
+        return rest
+
+    def _reduced_once(self, values: NDArray[np.uint32]) -> Elements:
+        """Return values below 2p as elements: what is below p wraps to a huge number, so the lesser one is right."""
+        rest: Elements = np.minimum(values, values - np.uint32(self.p)).astype(self.dtype)
+        return rest
+
+    # --- matrices
+
+    def apply(self, matrix: Matrix, vectors: Sequence[Elements] | NDArray[Any]) -> Elements:
+        """Return matrix @ vectors.
+
+        Args:
+            matrix: shape (r, k).
+            vectors: shape (k, L), or k vectors of length L.
+
+        Returns:
+            Shape (r, L).
+        """
+        rows, terms = matrix.shape
+        length = len(vectors[0]) if terms else 0
+        real: type[np.float32] | type[np.float64] = np.float32 if terms * self.p**2 < 2**24 else np.float64
+        if not terms * self.p**2 < 2**53:
+            raise ValueError(f"{terms} terms mod {self.p} do not fit float64")
+        out = np.empty((rows, length), self.dtype)
+        factors = np.ascontiguousarray(matrix, real)
+        held = np.empty((terms, min(length, _STRETCH)), real)
+        product, quotient = (np.empty((rows, min(length, _STRETCH)), real) for _ in range(2))
+        for start in range(0, length, _STRETCH):
+            count = min(_STRETCH, length - start)
+            for row in range(terms):
+                held[row, :count] = vectors[row][start : start + count]
+            if count < held.shape[1]:
+                held, product, quotient = (np.ascontiguousarray(it[:, :count]) for it in (held, product, quotient))
+            np.matmul(factors, held, out=product)
+            self._reduce(product, quotient)
+            out[:, start : start + count] = product
+        return out
+
+    def _reduce(self, values: NDArray[Any], quotient: NDArray[Any]) -> None:
+        """Bring whole numbers ≥ 0 to 0 … p−1, in place.
+
+        The rounded quotient may be one off to either side; what that leaves, −p to 2p − 1, two comparisons mend.
+        """
+        np.multiply(values, 1 / self.p, out=quotient)
+        np.floor(quotient, out=quotient)
+        quotient *= self.p
+        values -= quotient
+        np.add(values, self.p, out=values, where=values < 0)
+        np.subtract(values, self.p, out=values, where=values >= self.p)
+
+    def product(self, one: Matrix, other: Matrix) -> Matrix:
+        """Return the product of two small matrices."""
+        if one.shape[1] * self.p**2 >= 2**53:
+            raise ValueError(f"{one.shape[1]} terms mod {self.p} do not fit")
+        exact: Matrix = np.rint(one.astype(np.float64) @ other.astype(np.float64)).astype(np.int64) % self.p
+        return exact
+
+    def inverse(self, values: Matrix) -> Matrix:
+        """Return the inverses of elements that are not zero."""
+        result, base, power = np.ones_like(values), values % self.p, self.p - 2
+        while power:
+            if power & 1:
+                result = result * base % self.p
+            base = base * base % self.p
+            power >>= 1
+        return result
+
+    def lagrange(self, known: Sequence[int], wanted: Sequence[int]) -> Matrix:
+        """Return the matrix that takes a polynomial's values at `known` to those at `wanted`.
+
+        Args:
+            known: U distinct points: the polynomial has a degree < U.
+            wanted: any points.
+
+        Returns:
+            Shape (len(wanted), len(known)).
+        """
+        if len({point % self.p for point in known}) != len(known):
+            raise ValueError("a point is given twice")
+        x, at = np.array(known, np.int64) % self.p, np.array(wanted, np.int64) % self.p
+        weights = np.ones(len(x), np.int64)
+        for other in range(len(x)):
+            gaps = (x - x[other]) % self.p
+            gaps[other] = 1
+            weights = weights * gaps % self.p
+        matrix = np.empty((len(at), len(x)), np.int64)
+        weights = self.inverse(weights)
+        for row, point in enumerate(at):
+            distances = (point - x) % self.p
+            here = np.flatnonzero(distances == 0)
+            if len(here):  # a point that is known: its own value
+                matrix[row] = np.arange(len(x)) == here[0]
+                continue
+            whole = 1
+            for distance in distances:
+                whole = whole * int(distance) % self.p
+            matrix[row] = whole * self.inverse(distances) % self.p * weights % self.p
+        return matrix

@@ -166,13 +166,13 @@ class FleetListInvalid(ArgosyError):
 
 
 class FleetListOutdated(ArgosyError):
-    """A device was given an older fleet list than the one it knows, or another of the same version."""
+    """A fleet list does not follow the one that is known: an older one, another of its version, another branch."""
 
     code = "fleet-list-outdated"
     exit_code = 88
     fault = Fault.PEER
-    template = "The fleet list has version {found}; the device knows version {known} already."
-    remedy = "Put the newest list on the coordinator with `argosy fleet sign`; versions never go back."
+    template = "The fleet list of version {found} is refused: {why}."
+    remedy = "Sign the successor of the newest list, and put it on the coordinator with `argosy fleet install`."
 
 
 class SecureRequired(ArgosyError):

@@ -19,10 +19,10 @@ from argosy_client.daemon import main as run_daemon
 from argosy_client.identity import Enrolment
 from argosy_client.instance import running_pid
 from argosy_client.settings import DeviceSettings, load_settings, remember_name, shown_name
-from argosy_common import __version__
+from argosy_common import __version__, x509
 from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import SystemClock
-from argosy_common.errors import ArgosyError, NotEnrolled
+from argosy_common.errors import ArgosyError, CertificateInvalid, NotEnrolled
 
 app = typer.Typer(
     name="argosy-device",
@@ -50,6 +50,7 @@ StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where this d
     epilog=examples(
         "argosy-device join https://10.0.0.5:8444 --token 65a67278.f845… --pin sha256:c7a2…",
         "argosy-device join https://coordinator:8444 --token … --pin … --name kitchen",
+        "argosy-device join https://coordinator:8444 --token … --pin … --operator-key operator.pub",
     )
 )
 def join(  # noqa: PLR0917  (typer declares a command's options as its parameters)
@@ -57,6 +58,14 @@ def join(  # noqa: PLR0917  (typer declares a command's options as its parameter
     token: Annotated[str, typer.Option(help="The join token that `argosy token create` printed.")],
     pin: Annotated[str, typer.Option(help="The fingerprint of the coordinator's authority, sha256:…")],
     name: Annotated[str | None, typer.Option(help="What people call this board; its host name if absent.")] = None,
+    operator_key: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="The operator's public key: the peers in secure runs must then be on the fleet list that it signed.",
+        ),
+    ] = None,
     state_dir: StateDir = None,
     config: Config = None,
     force: Annotated[bool, typer.Option("--force", help="Leave the coordinator that this board has joined.")] = False,
@@ -65,14 +74,33 @@ def join(  # noqa: PLR0917  (typer declares a command's options as its parameter
     from argosy_client.join import join as enrol  # noqa: PLC0415  (it brings in the HTTP client)
 
     settings = load_settings(config, state_dir=state_dir, name=name)
-    enrolment = enrol(url, token, pin, settings.state_dir, shown_name(settings), clock=SystemClock(), force=force)
+    enrolment = enrol(
+        url,
+        token,
+        pin,
+        settings.state_dir,
+        shown_name(settings),
+        clock=SystemClock(),
+        operator=_public_key(operator_key, "--operator-key"),
+        force=force,
+    )
     with storage_errors(settings.state_dir):
         remember_name(settings)
     start = ["argosy-device", "run"]
     for flag, value in (("--config", config), ("--state-dir", state_dir)):
         start += [flag, str(value)] if value is not None else []
     Console().print(f"This board is the device [bold]{enrolment.device}[/bold] of the site {enrolment.site}.")
+    if enrolment.operator is not None:
+        operator = x509.short_fingerprint(enrolment.operator)
+        Console().print(f"It takes fleet lists of the operator's key {operator}.", highlight=False)
     Console().print(f"Start it with: {shlex.join(start)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _public_key(file: Path | None, option: str) -> x509.PublicKey | None:
+    try:
+        return None if file is None else x509.load_public_key(file)
+    except CertificateInvalid as error:
+        raise typer.BadParameter(f"{file}: {error.facts['why']}", param_hint=option) from None
 
 
 @app.command(epilog=examples("argosy-device run", "argosy-device run --config ./device.toml --state-dir ./state"))
@@ -113,6 +141,8 @@ class Status:
     node_id: int | None
     site: str | None
     broker: str | None
+    operator: str | None
+    """The fingerprint of the operator's key; None: the coordinator was trusted at enrolment."""
     pid: int | None
     connected: bool
     why: str
@@ -135,6 +165,7 @@ class Status:
         rows = {
             "device": self.device or "not enrolled",
             "site": self.site or "–",
+            "operator": self._operator_text() if self.enrolled else "–",
             "state": str(self.state_dir),
             "daemon": f"running (process {self.pid})" if self.pid else "not running",
             "broker": f"{self.broker or '–'}{f' ({link})' if self.pid else ''}",
@@ -144,6 +175,11 @@ class Status:
         for label, value in rows.items():
             table.add_row(f"[bold]{label}[/bold]", value)
         return table
+
+    def _operator_text(self) -> str:
+        if self.operator is None:
+            return "no key pinned: coordinator trusted at enrolment"
+        return f"key {self.operator[:16]}"
 
 
 def read_status(settings: DeviceSettings) -> Status:
@@ -162,6 +198,7 @@ def read_status(settings: DeviceSettings) -> Status:
         node_id=enrolment.node_id if enrolment else None,
         site=enrolment.site if enrolment else None,
         broker=str(link.get("broker", joined)) if enrolment else None,
+        operator=x509.fingerprint(enrolment.operator).hex() if enrolment and enrolment.operator else None,
         pid=pid,
         connected=link.get("connected") is True,
         why=str(link.get("why", "")),

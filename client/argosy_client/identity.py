@@ -4,6 +4,7 @@ identity.key     the key for life; the device's name derives from it
 tls.key          the key of the certificate below
 device.crt       the certificate, common name = device id
 ca.crt           the coordinator's authority, whose pin was checked
+operator.pub     the operator's public key, which signs fleet lists; absent: the coordinator is trusted for its peers
 enrolment.json   the rest, written last: the device is enrolled if and only if this file is there
 """
 
@@ -24,6 +25,7 @@ IDENTITY_KEY = "identity.key"
 TLS_KEY = "tls.key"
 CERTIFICATE = "device.crt"
 CA = "ca.crt"
+OPERATOR_KEY = "operator.pub"
 RECORD = "enrolment.json"
 
 
@@ -55,6 +57,8 @@ class Enrolment:
     url: str
     pin: str
     token_id: str
+    operator: x509.PublicKey | None = None
+    """The operator's pinned key; None: the coordinator was trusted at enrolment."""
 
     @property
     def identity_key_path(self) -> Path:
@@ -108,7 +112,18 @@ class Enrolment:
             url=record.url,
             pin=record.pin,
             token_id=record.token_id,
+            operator=load_operator_key(state_dir),
         )
+
+
+def load_operator_key(state_dir: Path) -> x509.PublicKey | None:
+    """Return the operator's key that this device has pinned, or None. It stays through every join.
+
+    Raises:
+        CertificateInvalid: its file is broken: that must not pass for a device without one.
+    """
+    path = state_dir / OPERATOR_KEY
+    return x509.load_public_key(path) if path.exists() else None
 
 
 def _read_record(state_dir: Path) -> Record:

@@ -16,7 +16,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -37,6 +37,7 @@ from argosy_common.errors import (
     DiskFull,
     EnrolmentUnreachable,
     NotEnrolled,
+    OperatorKeyDiffers,
     PinMismatch,
     RequestInvalid,
     SettingsInvalid,
@@ -78,16 +79,28 @@ class _Keys:
         return x509.device_id(self.identity.public_key())
 
 
-def join(url: str, token: str, pin: str, state_dir: Path, name: str, *, clock: Clock, force: bool = False) -> Enrolment:
+def join(
+    url: str,
+    token: str,
+    pin: str,
+    state_dir: Path,
+    name: str,
+    *,
+    clock: Clock,
+    operator: x509.PublicKey | None = None,
+    force: bool = False,
+) -> Enrolment:
     """Enrol this device, and return its enrolment. Takes at most about two minutes.
 
     The wall clock is never asked: this board may think that it is 1970.
 
-    Repeating a join that succeeded returns the same enrolment. `force` replaces another one; the identity stays.
+    Repeating a join that succeeded returns the same enrolment. `force` replaces another one; the identity stays, and
+    so does the operator's key, unless `operator` is another.
 
     Raises:
         SettingsInvalid, TokenMalformed: the URL, the pin or the token is none; nothing was sent.
         AlreadyEnrolled: another enrolment is there and `force` was not given.
+        OperatorKeyDiffers: another operator's key is pinned and `force` was not given.
         AlreadyRunning: another join runs on `state_dir`, or the daemon whose enrolment `force` would replace.
         EnrolmentUnreachable: no proper answer; the same command may be repeated.
         PinMismatch: the server is not the coordinator that the pin names; the token was not sent.
@@ -102,14 +115,18 @@ def join(url: str, token: str, pin: str, state_dir: Path, name: str, *, clock: C
     if not _PIN.match(pin):
         raise SettingsInvalid(name="pin", why="it must read sha256: and 64 hexadecimal digits", source="the command")
     with _storage(state_dir), _alone(private_folder(state_dir)):
-        if (there := _enrolled(state_dir, force=force)) is not None:
-            if (there.pin, there.token_id) == (pin, wanted.id):
-                _forget_joining(state_dir)
-                return there
+        there = _enrolled(state_dir, force=force)
+        same = there is not None and (there.pin, there.token_id) == (pin, wanted.id)
+        if there is not None and not same:
             if not force:
                 raise AlreadyEnrolled(state_dir=state_dir, device=there.device, url=there.url)
             if (pid := running_pid(state_dir)) is not None:  # it would go on with half of each enrolment
                 raise AlreadyRunning(daemon="argosy-device", state_dir=state_dir, pid=pid)
+        operator = _operator(state_dir, operator, force=force)
+        if there is not None and same:
+            _pin_operator(state_dir, operator)
+            _forget_joining(state_dir)
+            return replace(there, operator=operator)
         keys = _keys(state_dir)
         ca_pem = _fetch_authority(address, pin)
         answer = _enrol(address, pin, ca_pem, _request(token.strip(), keys, name))
@@ -122,6 +139,7 @@ def join(url: str, token: str, pin: str, state_dir: Path, name: str, *, clock: C
             token_id=wanted.id,
             brokers=answer.brokers,
         )
+        _pin_operator(state_dir, operator)  # first: a device must not pass for one that was enrolled without
         _write(state_dir, keys, ca_pem, answer, record)
         log.info(
             "join.enrolled", device=answer.device, site=answer.site, url=address.url, seconds=clock.monotonic() - began
@@ -141,6 +159,20 @@ def _enrolled(state_dir: Path, *, force: bool) -> Enrolment | None:
         if force:
             return None  # replacing broken files is what was asked for
         raise
+
+
+def _operator(state_dir: Path, given: x509.PublicKey | None, *, force: bool) -> x509.PublicKey | None:
+    """Return the operator's key to pin: the one that is pinned already, or the one given where none is or `force`."""
+    try:
+        pinned = identity.load_operator_key(state_dir)
+    except CertificateInvalid:
+        if given is None or not force:
+            raise
+        return given
+    if given is not None and pinned is not None and given != pinned and not force:
+        keys = {"pinned": pinned, "given": given}
+        raise OperatorKeyDiffers(**{name: x509.short_fingerprint(key) for name, key in keys.items()})
+    return given or pinned
 
 
 def _keys(state_dir: Path) -> _Keys:
@@ -283,6 +315,12 @@ def _write(state_dir: Path, keys: _Keys, ca_pem: str, answer: EnrolAnswer, recor
     write_atomic(state_dir / identity.CERTIFICATE, answer.certificate_pem.encode())
     write_atomic(mark, record.model_dump_json(indent=2).encode())
     _forget_joining(state_dir)
+
+
+def _pin_operator(state_dir: Path, operator: x509.PublicKey | None) -> None:
+    path = state_dir / identity.OPERATOR_KEY
+    if operator is not None and not (path.exists() and path.read_bytes() == x509.public_pem(operator)):
+        write_atomic(path, x509.public_pem(operator))
 
 
 def _forget_joining(state_dir: Path) -> None:

@@ -67,6 +67,8 @@ class DeviceSettings(Settings):
     """How long the broker waits for this device to come back before it tells that it is gone."""
     cache_mb: Annotated[int, Field(ge=16)] = 1024
     """Megabytes of models and apps kept for the next round."""
+    secure: Literal["allowed", "required"] = "allowed"
+    """`required`: take part in runs with secure aggregation only."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

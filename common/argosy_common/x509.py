@@ -116,6 +116,23 @@ def parse_public_pem(pem: bytes) -> PublicKey:
     return _p256(key)
 
 
+def load_public_key(path: Path) -> PublicKey:
+    """Read the PEM file of a P-256 public key.
+
+    Raises:
+        CertificateInvalid: the file is missing, unreadable, or holds something else.
+    """
+    try:
+        pem = path.read_bytes()
+        if b"PRIVATE KEY" in pem:
+            raise CertificateInvalid(path=path, why="it holds a private key, which is for its owner alone")
+        return parse_public_pem(pem)
+    except OSError as error:
+        raise CertificateInvalid(path=path, why=error.strerror or error) from None
+    except RequestInvalid:
+        raise CertificateInvalid(path=path, why="it is not the PEM form of a P-256 public key") from None
+
+
 def _p256(key: object) -> PublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise RequestInvalid(why="only P-256 keys are taken")
@@ -131,9 +148,19 @@ def _bounded(pem: bytes) -> bytes:
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
+def fingerprint(public: PublicKey) -> bytes:
+    """Return what a key is known by: the SHA-256 (32 bytes) of its DER SubjectPublicKeyInfo."""
+    return hashlib.sha256(public_der(public)).digest()
+
+
+def short_fingerprint(public: PublicKey) -> str:
+    """Return the first 16 hex digits of the fingerprint, for a person to compare."""
+    return fingerprint(public)[:8].hex()
+
+
 def device_id(identity: PublicKey) -> str:
-    """Return the name of the device with this identity key: 16 hex digits of the SHA-256 of its public key."""
-    return hashlib.sha256(public_der(identity)).digest()[:8].hex()
+    """Return the name of the device with this identity key: its short fingerprint."""
+    return short_fingerprint(identity)
 
 
 def node_id(device: str) -> int:
@@ -143,10 +170,7 @@ def node_id(device: str) -> int:
 
 def spki_pin(certificate: x509.Certificate) -> str:
     """Return `sha256:<hex>` of the certificate's public key, which a person compares or pastes."""
-    spki = certificate.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return f"sha256:{hashlib.sha256(spki).hexdigest()}"
+    return f"sha256:{fingerprint(_p256(certificate.public_key())).hex()}"
 
 
 def subject_cn(certificate: x509.Certificate) -> str:

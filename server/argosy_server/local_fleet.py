@@ -49,6 +49,7 @@ class LocalFleet:
         devices: who takes part.
         settings: the coordinator's settings by name, `runs.device_wait_s` for those in a table.
         environment: further variables for every process.
+        operator_key: the file of the operator's public key, which devices pin when they join.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class LocalFleet:
         *,
         settings: Mapping[str, object] | None = None,
         environment: Mapping[str, str] | None = None,
+        operator_key: Path | None = None,
     ) -> None:
         self.folder = private_folder(folder)
         self.devices = {device.name: device for device in devices}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._operator_key = operator_key
         ports = free_ports(2)
         self._settings: dict[str, object] = {
             "state_dir": str(self.folder / "coordinator"),
@@ -147,6 +150,8 @@ class LocalFleet:
         with self.client() as client:
             made = client.post("tokens", {"uses": 1, "ttl_s": 600})
         command = ["join", made["url"], "--token", token or made["token"], "--pin", pin or made["pin"], "--name", name]
+        if self._operator_key is not None:
+            command += ["--operator-key", str(self._operator_key)]
         done = subprocess.run(
             [sys.executable, "-m", "argosy_client.cli", *command],
             env=self._device_environment(name),

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from argosy_common import __version__
+from argosy_client import identity
+from argosy_common import __version__, x509
 from tests.client.harness import Harness
 
 
@@ -70,6 +71,28 @@ def test_the_status_of_an_enrolled_board_that_does_not_run(harness: Harness) -> 
     assert "not running" in done.stdout
     found = json.loads(typed("status", "--json", "--state-dir", str(device.folder)).stdout)
     assert (found["device"], found["pid"], found["instructions"]) == (device.id, None, {})
+
+
+def test_the_status_tells_whose_fleet_lists_a_board_takes(harness: Harness) -> None:
+    device = harness.enrol()
+    words = ("status", "--state-dir", str(device.folder))
+    assert "no key pinned: coordinator trusted at enrolment" in typed(*words).stdout
+    assert json.loads(typed(*words, "--json").stdout)["operator"] is None
+    operator = x509.generate_key().public_key()
+    (device.folder / identity.OPERATOR_KEY).write_bytes(x509.public_pem(operator))
+    assert f"key {x509.short_fingerprint(operator)}" in typed(*words).stdout
+    assert json.loads(typed(*words, "--json").stdout)["operator"] == x509.fingerprint(operator).hex()
+
+
+def test_an_operators_key_that_is_none_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    secret = tmp_path / "operator.key"
+    x509.save_key(secret, x509.generate_key())
+    words = ("join", "https://127.0.0.1:1", "--token", "x", "--pin", "x", "--state-dir", str(tmp_path / "state"))
+    for file, named in ((secret, "it holds a private key"), (tmp_path / "none.pub", "does not exist")):
+        done = typed(*words, "--operator-key", str(file))
+        assert done.returncode == 2
+        assert named in done.stderr
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_token_that_is_none_is_named(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from argosy_common.errors import (
     CertificateInvalid,
     EnrolmentUnreachable,
     NotEnrolled,
+    OperatorKeyDiffers,
     PinMismatch,
     SettingsInvalid,
     StorageFailed,
@@ -70,7 +71,15 @@ class Yard:
     def used(self) -> int:
         return sum(token.used for token in self.store.tokens.list())
 
-    def join(self, name: str, token: str | None = None, *, force: bool = False, pin: str | None = None) -> Enrolment:
+    def join(
+        self,
+        name: str,
+        token: str | None = None,
+        *,
+        force: bool = False,
+        pin: str | None = None,
+        operator: x509.PublicKey | None = None,
+    ) -> Enrolment:
         return join(
             self.server.url,
             token or self.token(),
@@ -78,6 +87,7 @@ class Yard:
             self.folder / name,
             name,
             clock=SystemClock(),
+            operator=operator,
             force=force,
         )
 
@@ -209,6 +219,73 @@ def test_two_devices_with_one_token_at_once_enrol_exactly_one(yard: Yard) -> Non
     assert yard.used() == 1
 
 
+# --- the operator's key --------------------------------------------------------------------------------------------
+
+OPERATOR, ANOTHER = x509.generate_key().public_key(), x509.generate_key().public_key()
+
+
+def test_the_operators_key_is_pinned_with_the_enrolment_and_survives_a_restart(yard: Yard) -> None:
+    assert yard.join("pi", operator=OPERATOR).operator == OPERATOR
+    assert Enrolment.load(yard.folder / "pi").operator == OPERATOR
+    assert yard.join("other").operator is None
+
+
+def test_the_pin_stays_through_every_join_that_does_not_name_it(yard: Yard) -> None:
+    token = yard.token()
+    yard.join("pi", token, operator=OPERATOR)
+    assert yard.join("pi", token).operator == OPERATOR
+    assert yard.join("pi", force=True).operator == OPERATOR
+    (yard.folder / "pi" / identity.RECORD).write_bytes(b"damaged")
+    assert yard.join("pi", force=True).operator == OPERATOR
+    (yard.folder / "pi" / identity.RECORD).unlink()
+    assert yard.join("pi").operator == OPERATOR
+
+
+def test_another_operators_key_is_refused_and_the_enrolment_stays_as_it_was(yard: Yard) -> None:
+    token = yard.token()
+    yard.join("pi", token, operator=OPERATOR)
+    before = _files(yard.folder / "pi")
+    with pytest.raises(OperatorKeyDiffers, match=x509.short_fingerprint(ANOTHER)) as caught:
+        yard.join("pi", token, operator=ANOTHER)
+    assert x509.short_fingerprint(OPERATOR) in caught.value.message
+    assert _files(yard.folder / "pi") == before
+
+
+def test_the_operators_key_is_replaced_by_force_only(yard: Yard) -> None:
+    token = yard.token()
+    yard.join("pi", token, operator=OPERATOR)
+    assert yard.join("pi", token, operator=ANOTHER, force=True).operator == ANOTHER
+    assert yard.join("pi", operator=OPERATOR, force=True).operator == OPERATOR
+    assert Enrolment.load(yard.folder / "pi").operator == OPERATOR
+
+
+def test_a_board_that_joined_without_the_operators_key_may_pin_it_later(yard: Yard) -> None:
+    token = yard.token()
+    yard.join("pi", token)
+    yard.server.stop()
+    assert yard.join("pi", token, operator=OPERATOR) == Enrolment.load(yard.folder / "pi")
+    assert Enrolment.load(yard.folder / "pi").operator == OPERATOR
+
+
+def test_a_join_that_fails_pins_nothing(yard: Yard) -> None:
+    with pytest.raises(TokenUnknown):
+        yard.join("pi", "0" * 8 + "." + "A" * 32, operator=OPERATOR)
+    assert yard.join("pi").operator is None
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", x509.key_pem(x509.generate_key())])
+def test_a_broken_pin_never_passes_for_none(yard: Yard, content: bytes) -> None:
+    token = yard.token()
+    yard.join("pi", token, operator=OPERATOR)
+    (yard.folder / "pi" / identity.OPERATOR_KEY).write_bytes(content)
+    with pytest.raises(CertificateInvalid, match=r"operator\.pub"):
+        Enrolment.load(yard.folder / "pi")
+    for force in (False, True):
+        with pytest.raises(CertificateInvalid):
+            yard.join("pi", force=force)
+    assert yard.join("pi", operator=OPERATOR, force=True).operator == OPERATOR
+
+
 # --- interruptions -------------------------------------------------------------------------------------------------
 
 
@@ -295,9 +372,10 @@ class _Fuse:
         return guarded
 
 
+@pytest.mark.parametrize("operator", [None, OPERATOR], ids=["without an operator", "with an operator"])
 @pytest.mark.parametrize("force", [False, True])
 def test_a_join_interrupted_between_any_two_changes_of_files_is_completed_by_a_repeat(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch, force: bool
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, force: bool, operator: x509.PublicKey | None
 ) -> None:
     cuts = 0
     while True:
@@ -307,7 +385,7 @@ def test_a_join_interrupted_between_any_two_changes_of_files_is_completed_by_a_r
         with monkeypatch.context() as patched:
             fuse = _Fuse(patched, cuts)
             try:
-                yard.join(name, token, force=force)
+                yard.join(name, token, force=force, operator=operator)
             except _PowerCut:
                 assert fuse.blown
         if not fuse.blown:
@@ -315,10 +393,12 @@ def test_a_join_interrupted_between_any_two_changes_of_files_is_completed_by_a_r
         try:
             half = Enrolment.load(yard.folder / name)  # whole: the old one or the new one
             assert half.token_id in (token[:8], before.token_id if before else None)
+            assert half.token_id != token[:8] or half.operator == operator, "enrolled, and without the pin"
         except NotEnrolled:
             assert not (yard.folder / name / identity.RECORD).exists()
-        enrolment = yard.join(name, token, force=force)
+        enrolment = yard.join(name, token, force=force, operator=operator)
         assert Enrolment.load(yard.folder / name) == enrolment
+        assert enrolment.operator == operator
         assert enrolment.token_id == token[:8]
         assert before is None or enrolment.device == before.device
         assert yard.used() == used + 1

@@ -38,6 +38,32 @@ def test_a_broken_key_file_is_a_named_error(tmp_path: Path, content: bytes | Non
         x509.load_key(path)
 
 
+def test_a_public_key_survives_its_file(tmp_path: Path) -> None:
+    public = x509.generate_key().public_key()
+    (tmp_path / "operator.pub").write_bytes(x509.public_pem(public))
+    found = x509.load_public_key(tmp_path / "operator.pub")
+    assert found == public
+    assert x509.fingerprint(found).hex().startswith(x509.short_fingerprint(public))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, "No such file"),
+        (b"garbage", "not the PEM form"),
+        (x509.public_pem(ec.generate_private_key(ec.SECP384R1()).public_key()), "not the PEM form of a P-256"),
+        (x509.key_pem(x509.generate_key()), "a private key"),
+    ],
+    ids=["no file", "garbage", "another curve", "a private key"],
+)
+def test_a_file_without_a_public_key_is_a_named_error(tmp_path: Path, content: bytes | None, named: str) -> None:
+    path = tmp_path / "operator.pub"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CertificateInvalid, match=named):
+        x509.load_public_key(path)
+
+
 def test_only_p256_keys_are_taken(tmp_path: Path) -> None:
     other = ec.generate_private_key(ec.SECP384R1())
     path = tmp_path / "tls.key"

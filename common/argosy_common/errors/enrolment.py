@@ -105,6 +105,16 @@ class AlreadyEnrolled(ArgosyError):
     remedy = "Nothing to do if that is right; to enrol it anew, run the same command with --force."
 
 
+class OperatorKeyDiffers(ArgosyError):
+    """A join names another operator's key than the one that the device has pinned."""
+
+    code = "operator-key-differs"
+    exit_code = 91
+    fault = Fault.OPERATOR
+    template = "This device trusts the fleet lists of the operator's key {pinned}, and the command names {given}."
+    remedy = "If the operator has a new key, run the same command with --force; if not, ask where that file came from."
+
+
 class DeviceNotFound(ArgosyError):
     """No device of that id or name."""
 

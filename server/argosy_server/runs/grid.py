@@ -6,7 +6,7 @@ a bound. Where Flower would be silent it is loud: too few devices, no valid repl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from argosy_common.clock import Clock
 from argosy_common.errors import AppRaised, ArgosyError, ArraysChanged, NoValidReply, ReplyTimedOut, TooFewDevices
 from argosy_common.flower import compat
 from argosy_common.flower.messages import MessageDumper, load_message, round_of
+from argosy_common.flower.secure import HOLDER
 from argosy_common.flower.streaming import Accept, as_it_is
 from argosy_common.logs import get_logger
 from argosy_common.wire.envelope import new_id
@@ -79,6 +80,8 @@ class EdgeGrid(Grid):
         self._clock = clock
         self._wanted = wanted
         self._sent: dict[str, _Sent] = {}
+        self._phases: dict[str, Phase] = {}
+        """Of each instruction that somebody may still ask for."""
         self._holdings = Holdings(port.release)
         self._hungry_since: float | None = None
         self._asked_at = float("-inf")
@@ -135,11 +138,16 @@ class EdgeGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; return their ids. The devices' answers are had with `pull_messages`."""
-        return self._push(list(messages), self._settings.reply_timeout_s)
+        return self.push(messages, timeout=self._settings.reply_timeout_s)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return, without waiting, the replies to `message_ids` that are here; each is returned once."""
-        return [self._open(answer, as_it_is) for answer in self._port.take(list(message_ids))]
+        ids = list(message_ids)
+        replies = self.take(ids, as_it_is)
+        for each in ids:
+            if each not in self._sent:
+                self._phases.pop(each, None)
+        return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and wait for their replies, at most `timeout` seconds (`reply_timeout_s` if None).
@@ -166,18 +174,54 @@ class EdgeGrid(Grid):
             return
         seconds = min(timeout, 1e8) if timeout is not None else self._settings.reply_timeout_s
         deadline = self._clock.monotonic() + seconds
-        waiting = set(self._push(outgoing, seconds))
+        ids = self.push(outgoing, timeout=seconds)
         del outgoing
-        phases = {id(phase): phase for phase in (self._sent[each].phase for each in waiting)}
-        while waiting and self._port.wait_for(waiting, deadline):
-            for answer in self._port.take(waiting):
-                waiting.remove(answer.id)
-                yield self._open(answer, accept)
-        self._missed(waiting, seconds)
+        while self._waiting(ids) and self._port.wait_for(self._waiting(ids), deadline):
+            for reply in self._answers(ids, accept):
+                yield reply
+                del reply
+        self.end(ids)
+
+    # --- what layers that take more than one step build on (`argosy_common.flower.courier.PatientGrid`)
+
+    def take(self, ids: Collection[str], accept: Accept) -> list[Message]:
+        """Return, without waiting, the replies to `ids` that are here; each is returned once. See `stream`."""
+        return list(self._answers(ids, accept))
+
+    def wait(self, ids: Collection[str], seconds: float) -> None:
+        """Wait until one of `ids` that is not taken yet is answered, at most `seconds`."""
+        waiting = self._waiting(ids)
+        if waiting:
+            self._port.wait_for(waiting, self._clock.monotonic() + seconds)
+
+    def end(self, ids: Collection[str]) -> tuple[int, int]:
+        """Wait no more for any of `ids`; return the bytes that went down and up for their phases.
+
+        Raises:
+            NoValidReply: it was a train or evaluate phase and not one reply is valid.
+        """
+        self._missed(self._waiting(ids))
+        phases = {id(phase): phase for each in ids if (phase := self._phases.pop(each, None)) is not None}
         for phase in phases.values():
             self._finish(phase)
+        return sum(each.bytes_down for each in phases.values()), sum(each.bytes_up for each in phases.values())
+
+    def online(self) -> list[int]:
+        """Return the node ids of the devices that are online, whatever the strategy waits for."""
+        return self._port.nodes()
+
+    def _waiting(self, ids: Collection[str]) -> set[str]:
+        return {each for each in ids if each in self._sent}
+
+    def _answers(self, ids: Collection[str], accept: Accept) -> Iterator[Message]:
+        for answer in self._port.take(self._waiting(ids)):
+            yield self._open(answer, accept)
 
     # --- out
+
+    def push(self, messages: Iterable[Message], *, timeout: float) -> list[str]:
+        """Send messages, each to be answered within `timeout` seconds; return their ids."""
+        return self._push(list(messages), timeout)
 
     def _push(self, messages: list[Message], timeout: float) -> list[str]:
         self._hungry_since = None
@@ -194,7 +238,7 @@ class EdgeGrid(Grid):
             meta = message.metadata
             self._holdings.hold(message)
             deadline = min(meta.ttl, timeout)
-            phase = phases[(number, meta.message_type)]
+            phase = self._phases[meta.message_id] = phases[(number, meta.message_type)]
             self._sent[meta.message_id] = _Sent(
                 compat.head_of(message), device_id(meta.dst_node_id), phase, _shapes(message), now, deadline
             )
@@ -210,7 +254,7 @@ class EdgeGrid(Grid):
                 )
             )
         for phase in phases.values():
-            self._port.event("phase-started", **phase.started())
+            self._tell(phase, "phase-started", phase.started())
         self._holdings.flush()
         self._port.push(pushed)
         return [message.id for message in pushed]
@@ -233,7 +277,7 @@ class EdgeGrid(Grid):
             facts=answer.facts,
             metrics=_metrics(reply),
         )
-        self._port.event("device-reply", **data)
+        self._tell(sent.phase, "device-reply", data)
         return reply
 
     def _read(self, sent: _Sent, answer: NodeAnswer) -> Message:
@@ -255,20 +299,27 @@ class EdgeGrid(Grid):
             if shape != expected:
                 raise ArraysChanged(device=sent.device, array=name, found=list(shape), expected=list(expected))
 
-    def _missed(self, ids: set[str], seconds: float) -> None:
+    def _missed(self, ids: set[str]) -> None:
         if not ids:
             return
-        self._port.give_up(ids, seconds)
+        now = self._clock.monotonic()
+        self._port.give_up(ids, round(now - min(self._sent[each].at for each in ids), 1))
         for each in ids:
             sent = self._sent.pop(each)
+            seconds = now - sent.at
             error = ReplyTimedOut(device=sent.device, seconds=round(seconds, 1))
             data = sent.phase.add(sent.device, seconds=seconds, error=error, facts={}, metrics={})
-            self._port.event("device-reply", **data)
+            self._tell(sent.phase, "device-reply", data)
 
     def _finish(self, phase: Phase) -> None:
-        self._port.event("phase-finished", **phase.finished(self._clock.monotonic()))
+        self._tell(phase, "phase-finished", phase.finished(self._clock.monotonic()))
         if not phase.replied and phase.name.split(".")[0] in MUST_ANSWER:
             raise NoValidReply(phase=phase.name, round=phase.round, causes=phase.causes())
+
+    def _tell(self, phase: Phase, event: str, data: dict[str, object]) -> None:
+        """Record an event of a phase; what holders of shares are asked is told by the layer that asks."""
+        if phase.name != HOLDER:
+            self._port.event(event, **data)
 
 
 def device_id(node_id: int) -> str:

@@ -31,6 +31,7 @@ from argosy_server.ca import CertificateAuthority
 from argosy_server.dispatcher import Dispatcher
 from argosy_server.downloads import Downloads
 from argosy_server.enrolment import EnrolmentServer
+from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
 from argosy_server.registry import Registry
 from argosy_server.runs.supervisor import RunSupervisor
@@ -57,6 +58,7 @@ class Coordinator:
         state = private_folder(settings.state_dir)
         self.store = Store.open(settings.database_url, clock)
         self.blobs = BlobStore(settings.blobs_dir)
+        self.fleet_lists = FleetLists(state / "fleet")
         self.ca = CertificateAuthority.open(state / "ca", clock)
         self._hosts = settings.broker.advertise or local_hosts()
         tls = self.ca.issue_server(self._hosts, "broker")

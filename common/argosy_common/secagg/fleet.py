@@ -39,7 +39,7 @@ LABEL = b"argosy/fleet/v1"
 MAX_BYTES = 1024 * 1024
 """Of a file or a draft; more is refused unread."""
 MAX_MEMBERS = 10_000
-MAX_NAME = 64
+MAX_NAME = 128
 MAX_VERSION = 2**53 - 1
 """The largest whole number that every reader of JSON keeps exact."""
 

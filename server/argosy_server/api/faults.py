@@ -17,6 +17,8 @@ from argosy_common.errors import (
     DeviceNotFound,
     DiskFull,
     Fault,
+    FleetListInvalid,
+    FleetListOutdated,
     ProgrammingError,
     RunConfigInvalid,
     RunNotFound,
@@ -37,6 +39,8 @@ STATUS_OF: dict[type[ArgosyError], int] = {
     AppDirectoryInvalid: 422,
     AppImportFailed: 422,
     RunConfigInvalid: 422,
+    FleetListInvalid: 422,
+    FleetListOutdated: 409,
     DiskFull: 507,
     StorageFailed: 500,
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from argosy_common.blobs import BlobRef, BlobStore
+from argosy_server.fleet_lists import FleetLists
 from argosy_server.store import Store
 
 Facts = Mapping[str, object]
@@ -30,6 +31,11 @@ class CoordinatorPort(Protocol):
     @property
     def blobs(self) -> BlobStore:
         """Where uploaded app bundles go."""
+        ...
+
+    @property
+    def fleet_lists(self) -> FleetLists:
+        """The operator's signed lists of devices."""
         ...
 
     def health(self) -> Facts:

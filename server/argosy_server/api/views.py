@@ -5,10 +5,13 @@ Times are ISO 8601 in UTC. Secrets, keys and certificates are not among the fiel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from argosy_server.store import AuditRow, DeviceRow, EventRow, RunRow, TokenRow
+from argosy_common.x509 import fingerprint
+from argosy_server.fleet_lists import Installed
+from argosy_server.store import AuditRow, DeviceRow, DeviceState, EventRow, RunRow, TokenRow
 
 View = dict[str, object]
 
@@ -29,6 +32,48 @@ def device_view(row: DeviceRow, presence: Mapping[str, object]) -> View:
         "last_seen_at": _iso(row.last_seen_at),
         "certificate_ends_at": _iso(row.not_after),
         "presence": dict(presence),
+    }
+
+
+def fleet_list_view(installed: Installed | None, devices: Sequence[DeviceRow]) -> View:
+    """Return the fleet list in force, null where there is none, and this coordinator's devices.
+
+    Fingerprints and digests are SHA-256 in hexadecimal.
+    """
+    identities = {row.device: hashlib.sha256(row.identity_public).digest() for row in devices}
+    enrolled = {identities[row.device] for row in devices if row.state is DeviceState.ENROLLED}
+    return {
+        "list": _signed_view(installed, enrolled) if installed else None,
+        "devices": [
+            {
+                "device": row.device,
+                "name": row.name,
+                "fingerprint": identities[row.device].hex(),
+                "enrolled": identities[row.device] in enrolled,
+                "listed": installed is not None and installed.fleet.lists(identities[row.device]),
+            }
+            for row in devices
+        ],
+    }
+
+
+def _signed_view(installed: Installed, enrolled: set[bytes]) -> View:
+    fleet = installed.fleet
+    return {
+        "version": fleet.version,
+        "previous": fleet.previous.hex() if fleet.previous else None,
+        "digest": fleet.digest.hex(),
+        "created": fleet.created,
+        "operator": fingerprint(installed.operator).hex(),
+        "members": [
+            {
+                "device": member.device,
+                "name": member.name,
+                "fingerprint": member.fingerprint.hex(),
+                "enrolled": member.fingerprint in enrolled,
+            }
+            for member in fleet.members
+        ],
     }
 
 

@@ -223,7 +223,7 @@ DEFECTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a short fingerprint": (_member(fingerprint="ab" * 8), "member 1: fingerprint"),
     "a fingerprint and a line break": (_member(fingerprint="0" * 64 + "\n"), "member 1: fingerprint"),
     "no name": (_member(name=""), "member 1: name"),
-    "a long name": (_member(name="x" * 65), "member 1: name"),
+    "a long name": (_member(name="x" * 129), "member 1: name"),
     "a name that orders the terminal": (_member(name="\x1b[2J"), "member 1: name"),
     "half a character": (_member(name="\ud800"), "member 1: name"),
     "a member twice": (lambda told: told["members"].append(told["members"][0] | {"name": "again"}), "twice"),

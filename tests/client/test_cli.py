@@ -84,6 +84,25 @@ def test_the_status_tells_whose_fleet_lists_a_board_takes(harness: Harness) -> N
     assert json.loads(typed(*words, "--json").stdout)["operator"] == x509.fingerprint(operator).hex()
 
 
+def test_a_join_again_with_another_operators_key_is_refused_until_it_is_forced(
+    harness: Harness, tmp_path: Path
+) -> None:
+    device = harness.enrol()
+    words = ["join", device.enrolment.url, "--token", f"{device.enrolment.token_id}.{'A' * 32}"]
+    words += ["--pin", device.enrolment.pin, "--state-dir", str(device.folder), "--operator-key"]
+    pinned, other = (tmp_path / "operator.pub", tmp_path / "other.pub")
+    for path in (pinned, other):
+        path.write_bytes(x509.public_pem(x509.generate_key().public_key()))
+    short = x509.short_fingerprint(x509.load_public_key(pinned))
+    assert f"the operator's key {short}" in typed(*words, str(pinned)).stdout
+    refused = typed(*words, str(other))
+    assert refused.returncode == 91
+    assert short in refused.stderr
+    assert "--force" in refused.stderr
+    assert typed(*words, str(other), "--force").returncode == 0
+    assert (device.folder / identity.OPERATOR_KEY).read_bytes() == other.read_bytes()
+
+
 def test_an_operators_key_that_is_none_is_named_before_anything_is_sent(tmp_path: Path) -> None:
     secret = tmp_path / "operator.key"
     x509.save_key(secret, x509.generate_key())

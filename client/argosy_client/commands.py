@@ -68,7 +68,9 @@ def join(  # noqa: PLR0917  (typer declares a command's options as its parameter
     ] = None,
     state_dir: StateDir = None,
     config: Config = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the coordinator that this board has joined, or its operator's key.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the coordinator that this board has joined, or its operator's key.")
+    ] = False,
 ) -> None:
     """Enrol this board with a coordinator. The same command again is harmless."""
     from argosy_client.join import join as enrol  # noqa: PLC0415  (it brings in the HTTP client)

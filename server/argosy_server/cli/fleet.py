@@ -95,8 +95,7 @@ def sign(
 ) -> None:
     """Show what a list changes, and sign it. Needs no coordinator.
 
-    The coordinator wrote the draft: look at every device that is added. Its id is what `argosy-device status` shows on
-    the board itself.
+    Look at every device that is added: its id must be the one that `argosy-device status` shows on the board itself.
     """
     operator = _private_key(key)
     before = _verified(previous, operator.public_key()) if previous else None

@@ -120,6 +120,22 @@ class Field:
             power >>= 1
         return result
 
+    def weights(self, points: Sequence[int]) -> Matrix:
+        """Return the barycentric weights of distinct points x_j: 1 / Π (x_j − x_k) over the other points.
+
+        Raises:
+            ValueError: a point is given twice.
+        """
+        if len({point % self.p for point in points}) != len(points):
+            raise ValueError("a point is given twice")
+        x = np.array(points, np.int64) % self.p
+        products = np.ones(len(x), np.int64)
+        for other in range(len(x)):
+            gaps = (x - x[other]) % self.p
+            gaps[other] = 1
+            products = products * gaps % self.p
+        return self.inverse(products)
+
     def lagrange(self, known: Sequence[int], wanted: Sequence[int]) -> Matrix:
         """Return the matrix that takes a polynomial's values at `known` to those at `wanted`.
 
@@ -129,17 +145,13 @@ class Field:
 
         Returns:
             Shape (len(wanted), len(known)).
+
+        Raises:
+            ValueError: a known point is given twice.
         """
-        if len({point % self.p for point in known}) != len(known):
-            raise ValueError("a point is given twice")
+        weights = self.weights(known)
         x, at = np.array(known, np.int64) % self.p, np.array(wanted, np.int64) % self.p
-        weights = np.ones(len(x), np.int64)
-        for other in range(len(x)):
-            gaps = (x - x[other]) % self.p
-            gaps[other] = 1
-            weights = weights * gaps % self.p
         matrix = np.empty((len(at), len(x)), np.int64)
-        weights = self.inverse(weights)
         for row, point in enumerate(at):
             distances = (point - x) % self.p
             here = np.flatnonzero(distances == 0)

@@ -38,3 +38,13 @@ def there_and_back(codec: Codec, values: Vector, seed: int = 1) -> Vector:
 def nmse(found: Vector, values: Vector) -> float:
     """Return the squared error over the squared length."""
     return float(np.sum(np.square(found.astype(np.float64) - values)) / np.sum(np.square(values.astype(np.float64))))
+
+
+def seeded(number: int) -> bytes:
+    """Return the public seed of a ring round."""
+    return number.to_bytes(32, "big")
+
+
+def noise(client: int) -> bytes:
+    """Return a client's own key for rounding."""
+    return b"noise" + client.to_bytes(27, "big")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from argosy_common.codec.base import Vector
 from argosy_common.codec.hadamard import BLOCK, Rotation, block_count
 from argosy_common.codec.ring import MARGIN, Ring, RingRound, RingSum, next_scales
-from tests.common.codec.codes import nmse, normal
+from argosy_common.prg import derive
+from tests.common.codec.codes import nmse, noise, normal, seeded
 from tests.common.codec.vectors import SMALL, same_each_time
 
 PRIMES = (65521, 251)
@@ -28,8 +29,17 @@ def updates(size: int, clients: int) -> list[Vector]:
 
 
 def summed(codec: Ring, shared: RingRound, vectors: list[Vector]) -> RingSum:
-    codes = [codec.encode_shared(vector, shared, client) for client, vector in enumerate(vectors)]
+    codes = [codec.encode_shared(vector, shared, client, noise(client)) for client, vector in enumerate(vectors)]
     return codec.decode_sum(codec.add(codes), shared)
+
+
+VARIANCE = {65521: 6, 251: 12}
+"""One over the variance of a code's rounding error, in steps: at random, and after a dither that comes off."""
+
+
+def rotation_of(shared: RingRound) -> Rotation:
+    """Return the rotation that a round's seed makes."""
+    return Rotation(int.from_bytes(derive(shared.seed, "argosy/ring/rotation")[:8], "big"), shared.size)
 
 
 def mean_of(vectors: list[Vector]) -> Vector:
@@ -39,8 +49,8 @@ def mean_of(vectors: list[Vector]) -> Vector:
 
 def settled(codec: Ring, vectors: list[Vector], seed: int = 3) -> RingRound:
     """Return a round whose scales come from a round before it, with the same updates."""
-    first = RingRound.first(seed, len(vectors[0]), len(vectors), bound=2.0)
-    return RingRound(seed + 1, first.size, first.clients, next_scales(first, summed(codec, first, vectors)))
+    first = RingRound.first(seeded(seed), len(vectors[0]), len(vectors), bound=2.0)
+    return RingRound(seeded(seed + 1), first.size, first.clients, next_scales(first, summed(codec, first, vectors)))
 
 
 @lru_cache(maxsize=4)
@@ -56,7 +66,7 @@ def test_the_error_of_the_mean_is_what_theory_says(p: int, clients: int) -> None
     codec = Ring(p)
     vectors = updates(100_000, clients)
     seen = summed(codec, settled(codec, vectors), vectors)
-    theory = clients * (2 * codec.k * MARGIN) ** 2 / (12 * p**2)
+    theory = clients * (2 * codec.k * MARGIN) ** 2 / (VARIANCE[p] * p**2)
     assert not seen.flagged.any()
     assert nmse(seen.mean, mean_of(vectors)) == pytest.approx(theory, rel=0.05)
 
@@ -65,7 +75,7 @@ def test_the_error_of_the_mean_is_what_theory_says(p: int, clients: int) -> None
 @pytest.mark.parametrize("size", SMALL)
 def test_every_size_decodes_within_six_deviations(p: int, size: int) -> None:
     codec, vectors = Ring(p), updates(size, 3)
-    seen = summed(codec, RingRound.first(5, size, 3, bound=2.0), vectors)
+    seen = summed(codec, RingRound.first(seeded(5), size, 3, bound=2.0), vectors)
     assert seen.flagged.shape == seen.spreads.shape == (block_count(size),)
     assert not seen.flagged.any()
     step = 2 * codec.k * 6.0 / p
@@ -77,7 +87,7 @@ def test_every_size_decodes_within_six_deviations(p: int, size: int) -> None:
 @given(st.permutations(range(4)), st.integers(1, 3))
 def test_order_and_grouping_of_the_additions_do_not_matter(p: int, order: list[int], split: int) -> None:
     codec, shared, vectors = small_round(p)
-    codes = [codec.encode_shared(vector, shared, client) for client, vector in enumerate(vectors)]
+    codes = [codec.encode_shared(vector, shared, client, noise(client)) for client, vector in enumerate(vectors)]
     some = [codes[client] for client in order]
     assert np.array_equal(codec.add([codec.add(some[:split]), codec.add(some[split:])]), codec.add(codes))
 
@@ -85,7 +95,7 @@ def test_order_and_grouping_of_the_additions_do_not_matter(p: int, order: list[i
 @pytest.mark.parametrize("p", PRIMES)
 def test_masks_that_cancel_leave_the_sum_as_it_is(p: int) -> None:
     codec, shared, vectors = small_round(p)
-    codes = [codec.encode_shared(vector, shared, client) for client, vector in enumerate(vectors)]
+    codes = [codec.encode_shared(vector, shared, client, noise(client)) for client, vector in enumerate(vectors)]
     mask = np.random.default_rng(2).integers(0, p, len(codes[0]))
     masked = [
         codec.add([codes[0], mask.astype(codec.dtype)]),
@@ -117,10 +127,10 @@ def test_a_block_that_outgrew_its_scale_is_flagged_and_costs_no_other(p: int, fa
 @pytest.mark.parametrize(("share", "flagged"), [(0.9, False), (0.99, True), (-0.9, False), (-0.99, True)])
 def test_a_coordinate_at_the_edge_is_flagged_though_it_did_not_wrap(p: int, share: float, flagged: bool) -> None:
     """Of the three signs only this one shows: the block is small and its projections agree."""
-    codec, shared = Ring(p), RingRound.first(9, BLOCK, 1, bound=1.0)
+    codec, shared = Ring(p), RingRound.first(seeded(9), BLOCK, 1, bound=1.0)
     rotated = np.zeros((1, BLOCK), np.float32)
     rotated[0, 77] = share * codec.k  # ±p/2 is k times the scale
-    values = Rotation(shared.seed, BLOCK).restore(rotated).reshape(-1).copy()
+    values = rotation_of(shared).restore(rotated).reshape(-1).copy()
     assert summed(codec, shared, [values]).flagged.tolist() == [flagged]
 
 
@@ -149,7 +159,7 @@ def test_a_doubled_scale_catches_up_with_a_block_that_grew(p: int) -> None:
             break
         wrapped += 1
         assert seen.flagged.tolist() == [True, False, False, False, False]
-        shared = RingRound(50 + turn, shared.size, shared.clients, next_scales(shared, seen))
+        shared = RingRound(seeded(50 + turn), shared.size, shared.clients, next_scales(shared, seen))
     assert 3 <= wrapped <= 6
     assert nmse(seen.mean, mean_of(larger)) < 1e-2
 
@@ -158,7 +168,7 @@ def test_a_doubled_scale_catches_up_with_a_block_that_grew(p: int) -> None:
 def test_nothing_is_flagged_for_nothing(p: int) -> None:
     codec, shared, vectors = small_round(p)
     for seed in range(100, 160):
-        again = RingRound(seed, shared.size, shared.clients, shared.scales)
+        again = RingRound(seeded(seed), shared.size, shared.clients, shared.scales)
         assert not summed(codec, again, vectors).flagged.any()
 
 
@@ -178,7 +188,7 @@ def test_zero_blocks_among_others_may_move_again(p: int) -> None:
         assert not seen.flagged.any()
         for turn in range(20):
             seen = summed(codec, shared, vectors)
-            shared = RingRound(60 + turn, size, 4, next_scales(shared, seen))
+            shared = RingRound(seeded(60 + turn), size, 4, next_scales(shared, seen))
     assert not seen.flagged.any()
     assert nmse(seen.mean, mean_of(vectors)) < 1e-2
 
@@ -207,7 +217,7 @@ def test_next_scales_are_the_spread_with_a_margin(p: int) -> None:
 
 
 def test_where_every_block_wrapped_every_scale_doubles_without_a_warning() -> None:
-    shared = RingRound.first(1, 2 * BLOCK, 2, bound=1.0)
+    shared = RingRound.first(seeded(1), 2 * BLOCK, 2, bound=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         seen = summed(Ring(251), shared, [normal(2 * BLOCK) * np.float32(1e6)] * 2)
@@ -217,16 +227,16 @@ def test_where_every_block_wrapped_every_scale_doubles_without_a_warning() -> No
 
 def test_scales_never_outgrow_what_a_round_takes() -> None:
     largest = np.where(np.arange(BLOCK) % 3, 1e30, -1e30).astype(np.float32)
-    shared = RingRound(1, BLOCK, 2, np.full(1, 9e29, np.float32))
+    shared = RingRound(seeded(1), BLOCK, 2, np.full(1, 9e29, np.float32))
     seen = summed(Ring(251), shared, [largest, largest])
     assert seen.flagged.all()
-    assert RingRound(2, BLOCK, 2, next_scales(shared, seen)).scales[0] == np.float32(1e30)
+    assert RingRound(seeded(2), BLOCK, 2, next_scales(shared, seen)).scales[0] == np.float32(1e30)
 
 
 @pytest.mark.parametrize("p", PRIMES)
 def test_codes_are_uniform_where_a_value_goes_round_many_times(p: int) -> None:
     """Pearson's test on 16 equal parts of the range; beyond 50 once in 10^5, with 15 degrees of freedom."""
-    codes = Ring(p).encode_shared(normal(1 << 17), RingRound.first(2, 1 << 17, 1, bound=1e-4), 0)
+    codes = Ring(p).encode_shared(normal(1 << 17), RingRound.first(seeded(2), 1 << 17, 1, bound=1e-4), 0, noise(0))
     edges = np.linspace(0, p, 17)
     expected = np.histogram(np.arange(p), bins=edges)[0] / p * len(codes)
     counts = np.histogram(codes, bins=edges)[0]
@@ -235,8 +245,8 @@ def test_codes_are_uniform_where_a_value_goes_round_many_times(p: int) -> None:
 
 def test_each_clients_dither_is_its_own_so_that_errors_of_equal_updates_do_not_add_up() -> None:
     codec, values = Ring(251), normal(1 << 16)
-    shared = RingRound.first(6, len(values), 2, bound=1.0)
-    first, second = (codec.encode_shared(values, shared, client) for client in range(2))
+    shared = RingRound.first(seeded(6), len(values), 2, bound=1.0)
+    first, second = (codec.encode_shared(values, shared, client, noise(client)) for client in range(2))
     assert np.mean(first != second) > 0.1
     step = 2 * codec.k * 2.0 / 251
     error = 2 * (summed(codec, shared, [values, values]).mean - values)
@@ -248,9 +258,12 @@ def test_the_sum_is_unbiased(p: int) -> None:
     """Each coordinate's mean error over many rounds, in standard deviations of it."""
     codec, size, rounds = Ring(p), 1000, 200
     values = normal(size)
-    decoded = [summed(codec, RingRound.first(seed, size, 1, bound=1.5), [values]).mean for seed in range(rounds)]
+    decoded = []
+    for turn in range(rounds):
+        shared = RingRound.first(seeded(turn), size, 1, bound=1.5)
+        decoded.append(codec.decode_sum(codec.encode_shared(values, shared, 0, noise(turn)), shared).mean)
     step = 2 * codec.k * 1.5 / p
-    off = (np.mean(decoded, axis=0, dtype=np.float64) - values) / (step / np.sqrt(12 * rounds))
+    off = (np.mean(decoded, axis=0, dtype=np.float64) - values) / (step / np.sqrt(VARIANCE[p] * rounds))
     assert np.abs(off).max() < 6
     assert abs(np.sum(np.square(off)) - size) < 6 * np.sqrt(2 * size)
 
@@ -258,15 +271,15 @@ def test_the_sum_is_unbiased(p: int) -> None:
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, 2e30])
 def test_a_round_of_absurd_scales_is_refused(scale: float) -> None:
     with pytest.raises(ValueError, match="scale"):
-        RingRound(1, 100, 2, np.full(1, scale, np.float32))
+        RingRound(seeded(1), 100, 2, np.full(1, scale, np.float32))
 
 
 def test_a_round_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="blocks"):
-        RingRound(1, BLOCK + 1, 2, np.ones(1, np.float32))
+        RingRound(seeded(1), BLOCK + 1, 2, np.ones(1, np.float32))
     for clients in (0, -1, 4097):
         with pytest.raises(ValueError, match="clients"):
-            RingRound(1, 1, clients, np.ones(1, np.float32))
+            RingRound(seeded(1), 1, clients, np.ones(1, np.float32))
 
 
 @pytest.mark.parametrize("p", PRIMES)
@@ -275,7 +288,7 @@ def test_a_round_of_another_shape_is_refused() -> None:
 def test_any_sum_decodes_to_finite_values(p: int, seed: int, size: int) -> None:
     codec, rng = Ring(p), np.random.default_rng(seed)
     scales = np.power(10.0, rng.uniform(-44, 29, block_count(size))).astype(np.float32)
-    shared = RingRound(int(rng.integers(0, 2**63)), size, 3, scales)
+    shared = RingRound(rng.bytes(32), size, 3, scales)
     seen = codec.decode_sum(rng.integers(0, p, codec.code_count(size)).astype(codec.dtype), shared)
     assert np.isfinite(seen.mean).all()
     assert np.isfinite(seen.spreads).all()
@@ -290,11 +303,51 @@ def test_codes_take_one_byte_where_p_allows_and_four_more_a_block() -> None:
 def test_the_codes_are_as_they_were(p: int) -> None:
     """Whole numbers in a block of 64 rotate to whole eighths without any rounding, so that every machine agrees."""
     values = np.random.default_rng(7).integers(-8, 9, 64).astype(np.float32)
-    rotated = Rotation(7, 64).rotate(values.reshape(1, -1))
+    rotated = rotation_of(RingRound.first(seeded(7), 64, 3, 1.0)).rotate(values.reshape(1, -1))
     assert np.array_equal(rotated * 8, np.rint(rotated * 8))
-    codes = Ring(p).encode_shared(values, RingRound(7, 64, 3, np.full(1, 16.0, np.float32)), 1)
+    codes = Ring(p).encode_shared(values, RingRound(seeded(7), 64, 3, np.full(1, 16.0, np.float32)), 1, noise(1))
     assert hashlib.sha256(codes.astype(f"<u{codes.itemsize}").tobytes()).hexdigest()[:32] == GOLDEN[p]
 
 
-GOLDEN = {65521: "04b963df9ade3a7becb0c4ab1dcb0888", 251: "6db7bbe36d566eccd85fabb8464cf4c8"}
+GOLDEN = {65521: "ea481b04bac327b83cd111c4c131e7b8", 251: "8acd134c871ea27e1b20ab7833945331"}
 """The first half of the SHA-256 of the codes."""
+
+
+@pytest.mark.parametrize("clients", [1, 4, 64])
+def test_two_digits_need_no_good_guess(clients: int) -> None:
+    """With scales a thousand times too large one digit is noise; two are nearly exact."""
+    codec, size = Ring(65521), 4096 + 100
+    vectors = updates(size, clients)
+    guess = np.full(2, 1500.0 * clients, np.float32)
+    noisy = summed(codec, RingRound(seeded(1), size, clients, guess), vectors)
+    exact = summed(codec, RingRound(seeded(1), size, clients, guess, digits=2), vectors)
+    assert nmse(exact.mean, mean_of(vectors)) < 1e-6 < nmse(noisy.mean, mean_of(vectors)) / 1000
+    assert not exact.flagged.any()
+    assert exact.spreads[0] == pytest.approx(np.sqrt(clients + clients**2), rel=0.05)
+
+
+def test_two_digits_flag_what_wraps_and_a_scale_that_was_a_guess_grows_fast() -> None:
+    """By 16 where the spread was never known, by 2 where it was."""
+    codec, size = Ring(65521), 2 * BLOCK
+    vectors = [np.concatenate([normal(BLOCK), 100 * normal(BLOCK)]).astype(np.float32)]
+    shared = RingRound(seeded(1), size, 1, np.full(2, 1.5, np.float32), digits=2)
+    seen = summed(codec, shared, vectors)
+    assert seen.flagged.tolist() == [False, True]
+    assert nmse(seen.mean[:BLOCK], vectors[0][:BLOCK]) < 1e-10
+    assert next_scales(shared, seen, np.array([False, False]))[1] == 16 * shared.scales[1]
+    assert next_scales(shared, seen, np.array([True, True]))[1] == 2 * shared.scales[1]
+
+
+def test_a_round_without_values_has_no_codes() -> None:
+    """As an evaluation, where only metrics are summed."""
+    codec, shared = Ring(251), RingRound(seeded(1), 0, 4, np.empty(0, np.float32))
+    codes = codec.encode_shared(np.empty(0, np.float32), shared, 0, noise(0))
+    seen = codec.decode_sum(codes, shared, [0, 2])
+    assert (len(codes), len(seen.mean), len(next_scales(shared, seen))) == (0, 0, 0)
+
+
+def test_seeds_and_digits_that_are_none_are_refused() -> None:
+    """They come from another machine."""
+    for seed, digits in ((b"short", 1), (seeded(1), 3), (seeded(1), 0)):
+        with pytest.raises(ValueError, match="digit"):
+            RingRound(seed, 1, 1, np.ones(1, np.float32), digits=digits)

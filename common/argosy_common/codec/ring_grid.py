@@ -1,0 +1,158 @@
+"""The grid of the ring codec: between a round's blocks of values and whole numbers mod p. See `ring`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from argosy_common.codec.base import Vector
+from argosy_common.codec.hadamard import Group, Rotation, groups, padded_blocks, random_signs
+from argosy_common.prg import KeyStream, derive
+
+if TYPE_CHECKING:
+    from argosy_common.codec.ring import RingRound
+
+CHECKS = (1, 4, 16, 64)
+"""How many times coarser than the block's own the grids of its projections are."""
+
+_NEAR = 0.98
+_TOO_LARGE = 2.0
+_TOLERANCE = 6.0
+"""Standard deviations of its quantisation error by which a projection may be off."""
+_ARITHMETIC = 2e-7
+"""The error of a projection in float32, over the largest that the grid holds."""
+_CHECK_STREAM = 1 << 32
+_EXACT = 2.0**23
+"""Below it the products of a short reduction mod p are exact in float32, but for one turn."""
+
+Reals = NDArray[np.floating[Any]]
+
+
+def wrapped(grid: Reals, p: int) -> Reals:
+    """Return whole numbers mod p, 0 … p−1; the array that is given is overwritten."""
+    if max(grid.max(), -grid.min()) >= _EXACT:
+        far: Reals = np.mod(grid, p, dtype=np.float64)  # exact, whatever the size, and slow
+        return far
+    quotient = grid * grid.dtype.type(1 / p)
+    np.floor(quotient, out=quotient)
+    quotient *= p
+    grid -= quotient
+    # the rounded quotient may be one off
+    grid += (grid < 0) * grid.dtype.type(p)
+    grid -= (grid >= p) * grid.dtype.type(p)
+    return grid
+
+
+class Walk:
+    """One pass over a round's groups of blocks, with its rotation and grids.
+
+    In float32; with two digits in float64, whose second would be lost else.
+    """
+
+    def __init__(self, p: int, k: int, shared: RingRound) -> None:
+        seed = int.from_bytes(derive(shared.seed, "argosy/ring/rotation")[:8], "big")
+        self.rotation = Rotation(seed, shared.size)
+        self.dtype: type[np.float32] | type[np.float64] = np.float64 if shared.digits == 2 else np.float32
+        self._p, self._k = p, k
+        self._seed = seed
+        self._shared = shared
+        self._signs: dict[int, Reals] = {}
+        steps = (2 * k / p) * shared.scales.astype(np.float64)
+        self._steps = steps
+        self._inverse = np.divide(1.0, steps, out=np.zeros_like(steps), where=steps > 0)
+
+    def groups(self) -> Iterator[tuple[Group, slice]]:
+        """Yield each group with the place of its codes."""
+        done = 0
+        for group in groups(self._shared.size):
+            count = group.padded + len(CHECKS) * group.blocks
+            yield group, slice(done, done + count)
+            done += count
+
+    def on_grid(self, values: Vector, group: Group) -> Reals:
+        """Return a group's rotated coordinates and their projections in units of their grids."""
+        rotated = self.rotation.rotate(padded_blocks(values, group))
+        inverse = self._inverse[self._numbers(group)].astype(self.dtype)[:, None]
+        grid = np.empty(group.padded + len(CHECKS) * group.blocks, self.dtype)
+        blocks = grid[: group.padded].reshape(rotated.shape)
+        np.multiply(rotated, inverse, out=blocks)
+        grid[group.padded :] = (self._project(blocks) / np.array(CHECKS, self.dtype)).reshape(-1)
+        return grid
+
+    def real(self, codes: NDArray[np.unsignedinteger[Any]]) -> Reals:
+        """Return codes as numbers to compute with."""
+        return codes.astype(self.dtype)
+
+    def centre(self, grid: Reals) -> None:
+        """Bring numbers to their representatives mod p around zero, in place."""
+        turns = grid * self.dtype(1 / self._p)
+        np.rint(turns, out=turns)
+        turns *= self._p
+        grid -= turns
+
+    def off_grid(
+        self, grid: Reals, group: Group, some: slice, error: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+        """Return the rotated blocks of a sum, which of them are flagged, and their spreads.
+
+        Args:
+            grid: the sum's coordinates and projections, around zero.
+            group: whose they are.
+            some: its blocks among all.
+            error: variance of a coordinate's quantisation error, in steps.
+        """
+        p = self._p
+        coordinates = grid[: group.padded].reshape(group.blocks, group.length)
+        checks = grid[group.padded :].reshape(group.blocks, len(CHECKS))
+        near = np.maximum(coordinates.max(axis=1), -coordinates.min(axis=1)) > _NEAR * p / 2
+        size = np.sqrt(np.einsum("bi,bi->b", coordinates, coordinates, dtype=self.dtype) / group.length)
+        expected = p / (2 * self._k)  # the scale, in steps
+        # sent and decoded, both on the projection's own grid, differ by whole turns of p and by their errors
+        coarse: Reals = np.array(CHECKS, self.dtype)
+        off = checks - self._project(coordinates) / coarse
+        off -= p * np.rint(off / p)
+        slack = _TOLERANCE * np.sqrt(error * (1 + 1 / np.square(coarse))) + _ARITHMETIC * p
+        wrong = (np.abs(off) > slack).any(axis=1)
+        steps = self._steps[some]
+        blocks = np.empty(coordinates.shape, np.float32)
+        np.multiply(coordinates, steps.astype(self.dtype)[:, None], out=blocks, casting="same_kind")
+        flags = (near | (size > _TOO_LARGE * expected) | wrong) & (steps > 0)
+        return blocks, flags, (size * steps).astype(np.float32)
+
+    def _numbers(self, group: Group) -> slice:
+        first = group.start // 4096
+        return slice(first, first + group.blocks)
+
+    def _project(self, blocks: Reals) -> Reals:
+        """Return four random ±1 projections of each (m, n) block, scaled to the size of a coordinate: (m, 4)."""
+        length = blocks.shape[1]
+        if length not in self._signs:
+            streams = range(_CHECK_STREAM, _CHECK_STREAM + len(CHECKS))
+            signs = np.stack([random_signs(self._seed, length, stream) for stream in streams], 1)
+            self._signs[length] = (signs / np.sqrt(length)).astype(self.dtype)
+        projected: Reals = blocks @ self._signs[length]
+        return projected
+
+
+class Dither:
+    """A client's dither: uniform in ±1/2, in steps of 2^-8, from a key that both ends can derive."""
+
+    def __init__(self, shared: RingRound, client: int) -> None:
+        self._stream = KeyStream(shared.suite, derive(shared.seed, "argosy/ring/dither", client))
+
+    def draw(self, count: int) -> NDArray[np.float32]:
+        """Return the next `count` values."""
+        values: NDArray[np.float32] = (self._stream.draw(count) + np.float32(0.5)) * np.float32(2**-8) - np.float32(0.5)
+        return values
+
+    @staticmethod
+    def total(dithers: Sequence[Dither], count: int) -> NDArray[np.float32]:
+        """Return the sum of the next `count` values of several; their bytes are added as whole numbers."""
+        summed = np.zeros(count, np.uint16 if len(dithers) <= 256 else np.uint32)
+        for each in dithers:
+            np.add(summed, each._stream.draw(count), out=summed)
+        n = len(dithers)
+        return (summed.astype(np.float32) + np.float32(0.5 * n)) * np.float32(2**-8) - np.float32(0.5 * n)

@@ -1,4 +1,4 @@
-"""What a run is told beyond its app's own configuration: for now its codecs (specs/codecs.md).
+"""What a run is told beyond its app's own configuration: its codecs, and whether it is secure.
 
 One place, two sources: `[tool.argosy]` in the app's pyproject.toml, and the flags of `argosy run start`, which win. No
 numpy and no Flower here, since daemons read it; whether a codec exists is for the registry to say, where numpy is.
@@ -7,23 +7,25 @@ numpy and no Flower here, since daemons read it; whether a codec exists is for t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from argosy_common.errors import RunConfigInvalid
+from argosy_common.errors import RunConfigInvalid, SecureUnsuitable
 
 NONE = "none"
 """The codec that changes nothing; arrays under it travel as they are."""
 EXACT = "exact"
 """In place of a codec's name: carried as it is."""
 MAX_PATTERNS = 256
+FEWEST_SECURE = 4
+"""Devices of a secure run; as `argosy_common.secagg.parameters` has it, where numpy is not far."""
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 Pattern = Annotated[str, Field(min_length=1, max_length=1024)]
 
 _TABLE = "tool.argosy.codec"
-_KEYS = "codec"
+_KEYS = "codec, secure"
 _CODEC_KEYS = "up, down, arrays"
 
 
@@ -60,9 +62,7 @@ class CodecSettings(BaseModel):
         Raises:
             RunConfigInvalid: a key that is not known, or a value of another form.
         """
-        for key in table:
-            if key != "codec":
-                raise RunConfigInvalid(key=f"tool.argosy.{key}", why="there is no such key", known=_KEYS)
+        _check_keys(table)
         codec = table.get("codec", {})
         if isinstance(codec, str):
             codec = {"up": codec}
@@ -111,6 +111,94 @@ class CodecSettings(BaseModel):
             first = error.errors()[0]
             where = _place(first["loc"], data)
             raise _invalid(where, _why(first["type"], nested=isinstance(first["input"], Mapping)), key=key) from None
+
+
+class SecureSettings(BaseModel):
+    """Whether and how a run aggregates securely (specs/secure-aggregation.md).
+
+    Attributes:
+        enabled: whether it does.
+        prime: 65521, or 251 for half the bytes and more noise.
+        weights: what a number of examples becomes: `powers`, `equal` or `exact`.
+        weight_cap: the largest weight in the first round; it grows where devices report that they exceed it.
+        bound: root mean square of an update's values that the first round allows for.
+        recovery: seconds for the holders, once no more updates are waited for.
+        suite: the cipher; `chacha20` for fleets of boards without AES instructions.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    enabled: bool = False
+    prime: Literal[65521, 251] = 65521
+    weights: Literal["powers", "equal", "exact"] = "powers"
+    weight_cap: Annotated[int, Field(ge=1, lt=2**31)] = 1024
+    bound: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    recovery: Annotated[float, Field(gt=0, le=86400)] = 120.0
+    suite: Literal["aes256-ctr", "chacha20"] = "aes256-ctr"
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Self:
+        """Return what `[tool.argosy]` of an app says: `secure = true`, or a table of choices.
+
+        Raises:
+            RunConfigInvalid: a key that is not known, or a value of another form.
+        """
+        _check_keys(table)
+        secure = table.get("secure", {})
+        if isinstance(secure, bool):
+            secure = {"enabled": secure}
+        if not isinstance(secure, Mapping):
+            raise _secure_invalid("", "it is neither true, false nor a table")
+        return cls._checked({"enabled": bool(secure), **secure})
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+        """Return the settings that `to_wire` wrote, perhaps in another process.
+
+        Raises:
+            RunConfigInvalid: they are not.
+        """
+        return cls._checked(data)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the settings as plain data."""
+        return self.model_dump()
+
+    def overridden(self, enabled: bool | None) -> Self:
+        """Return the settings with what a command says instead."""
+        return self if enabled is None else self.model_copy(update={"enabled": enabled})
+
+    def require_alone(self, codec: CodecSettings) -> None:
+        """Refuse codecs beside secure aggregation, which has its own for updates.
+
+        Raises:
+            SecureUnsuitable: one is named.
+        """
+        if self.enabled and codec.active:
+            name = next(name for name in codec.names if name != NONE)
+            why = "masked updates have a codec of their own, and the model travels whole so that all can check it"
+            raise SecureUnsuitable(what=f"the codec '{name}'", why=why)
+
+    @classmethod
+    def _checked(cls, data: Mapping[str, Any]) -> Self:
+        floats = {key: float(data[key]) for key in ("bound", "recovery") if type(data.get(key)) is int}
+        try:
+            return cls.model_validate({**data, **floats})
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+            raise _secure_invalid(str(first["loc"][0]), why) from None
+
+
+def _secure_invalid(where: str, why: str) -> RunConfigInvalid:
+    known = ", ".join(SecureSettings.model_fields)
+    return RunConfigInvalid(key=f"tool.argosy.secure.{where}".removesuffix("."), why=why, known=known)
+
+
+def _check_keys(table: Mapping[str, Any]) -> None:
+    for key in table:
+        if key not in _KEYS.split(", "):
+            raise RunConfigInvalid(key=f"tool.argosy.{key}", why="there is no such key", known=_KEYS)
 
 
 def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:

@@ -201,28 +201,32 @@ class StrategyTraits:
             we do not know.
         takes_sparse: whether updates may leave most coordinates out. A median, or a choice among updates, may not be
             taken of such.
+        averages: as `weight_key`, but for how it aggregates metrics, which may be the app's own function.
     """
 
     name: str
     weight_key: str | None
     takes_sparse: bool
+    averages: str | None
 
 
 def traits_of(strategy: Strategy) -> StrategyTraits:
     """Return what is known of a strategy; a strategy may wrap another as `.strategy`."""
     inner = getattr(strategy, "strategy", None)
     sparse = not isinstance(strategy, _ROBUST) and (not isinstance(inner, Strategy) or traits_of(inner).takes_sparse)
-    return StrategyTraits(type(strategy).__name__, _mean_weight_key(strategy), sparse)
+    averages = _averages(strategy)
+    plain = isinstance(strategy, FedAvg) and strategy.train_metrics_aggr_fn is aggregate_metricrecords
+    return StrategyTraits(type(strategy).__name__, averages if plain else None, sparse, averages)
 
 
-def _mean_weight_key(strategy: Strategy) -> str | None:
+def _averages(strategy: Strategy) -> str | None:
+    """Return the metric by which a strategy weights, if all it takes of its replies' arrays is the weighted mean."""
     if not isinstance(strategy, FedAvg):
         return None
     own = type(strategy)
     means = {kind.aggregate_train for kind in _MEANS}
     checked = own._check_and_log_replies is FedAvg._check_and_log_replies
-    plain = strategy.train_metrics_aggr_fn is aggregate_metricrecords
-    return strategy.weighted_by_key if own.aggregate_train in means and checked and plain else None
+    return strategy.weighted_by_key if own.aggregate_train in means and checked else None
 
 
 def mean_metrics(records: list[RecordDict], weight_key: str) -> MetricRecord:

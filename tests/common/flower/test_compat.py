@@ -123,7 +123,7 @@ def test_strategies_are_told_apart_by_what_they_do_with_replies() -> None:
     assert [compat.traits_of(each).weight_key for each in means] == ["mine", *["num-examples"] * 5]
     single = [FedMedian(), FedTrimmedAvg(), Krum(), MultiKrum(), Bulyan()]
     assert {compat.traits_of(each) for each in single} == {
-        compat.StrategyTraits(type(each).__name__, None, takes_sparse=False) for each in single
+        compat.StrategyTraits(type(each).__name__, None, takes_sparse=False, averages=None) for each in single
     }
     private = DifferentialPrivacyServerSideFixedClipping(FedMedian(), 1.0, 1.0, 2)
     assert compat.traits_of(private).weight_key is None

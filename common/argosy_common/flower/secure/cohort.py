@@ -1,0 +1,120 @@
+"""Who is in a secure round: prekeys of the devices that are there, and groups of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from argosy_common.clock import Clock
+from argosy_common.errors import ArgosyError, RosterInvalid, SecureMessageMalformed, SecureSignatureInvalid
+from argosy_common.flower.courier import Courier
+from argosy_common.flower.secure import HOLDER, SECAGG, parcels
+from argosy_common.flower.secure.ledger import Attempt
+from argosy_common.flower.secure.parcels import Stage
+from argosy_common.secagg.messages import Prekey
+from argosy_common.secagg.parameters import FEWEST_CLIENTS, MOST_CLIENTS
+from argosy_common.secagg.sealing import fingerprint, verifying_key
+
+BATCH = 32
+"""Prekeys that a device is asked for at once."""
+PREKEYS_S = 60.0
+"""How long a device may take to make them."""
+
+Refused = Callable[[int, str, ArgosyError], None]
+"""Is told of a node, a stage and an error."""
+
+
+class PrekeyPool:
+    """Unused prekeys by node. A node's identity never changes within a run.
+
+    Args:
+        courier: to ask for more.
+        expected: the identity that a node id stands for (its fingerprint's first 8 bytes are the id), or None where
+            node ids mean nothing, as on Flower's own transport.
+    """
+
+    def __init__(self, courier: Courier, clock: Clock, refused: Refused, *, node_ids_are_identities: bool) -> None:
+        self._courier = courier
+        self._clock = clock
+        self._refused = refused
+        self._strict = node_ids_are_identities
+        self._unused: dict[int, list[Prekey]] = {}
+        self._identities: dict[int, bytes] = {}
+
+    def take(self, nodes: Sequence[int]) -> dict[int, Prekey]:
+        """Return one prekey of each node that has or gives one; what the others did instead is told."""
+        lacking = [node for node in nodes if not self._unused.get(node)]
+        if lacking:
+            self._ask(lacking)
+        return {node: self._unused[node].pop() for node in nodes if self._unused.get(node)}
+
+    def _ask(self, nodes: Sequence[int]) -> None:
+        content = RecordDict({SECAGG: ConfigRecord({"stage": Stage.PREKEYS, "count": BATCH})})
+        messages = [Message(content, node, HOLDER, ttl=PREKEYS_S) for node in nodes]
+        waiting = dict(zip(self._courier.push(messages, timeout=PREKEYS_S), nodes, strict=True))
+        ids = list(waiting)
+        until = self._clock.monotonic() + PREKEYS_S
+        while waiting and (left := until - self._clock.monotonic()) > 0:
+            for reply in self._courier.take(list(waiting), parcels.accept):
+                self._take_in(waiting.pop(reply.metadata.reply_to_message_id), reply)
+            self._courier.wait(list(waiting), left)
+        self._courier.end(ids)
+
+    def _take_in(self, node: int, reply: Message) -> None:
+        try:
+            self._unused[node] = list(self._read(node, reply))
+        except ArgosyError as error:
+            self._refused(node, Stage.PREKEYS, error)
+
+    def _read(self, node: int, reply: Message) -> Iterable[Prekey]:
+        peer = f"node {node:016x}"
+        content = parcels.content_of(reply)
+        packed = parcels.config(content, peer=peer).get("keys")
+        if not isinstance(packed, list) or not 1 <= len(packed) <= 2 * BATCH:
+            raise SecureMessageMalformed(peer=peer, why="it sent no prekeys")
+        for each in packed:
+            prekey = Prekey.parse(each, peer=peer)
+            self._check(node, prekey, peer)
+            yield prekey
+
+    def _check(self, node: int, prekey: Prekey, peer: str) -> None:
+        try:
+            identity = verifying_key(prekey.identity)
+        except ValueError as error:
+            raise SecureMessageMalformed(peer=peer, why=str(error)) from None
+        own = fingerprint(prekey.identity)
+        known = self._identities.setdefault(node, own)
+        if known != own or (self._strict and int.from_bytes(own[:8], "big") != node):
+            raise RosterInvalid(why=f"the {peer} shows the identity of another device")
+        if not prekey.holds(identity):
+            raise SecureSignatureInvalid(peer=peer, what="its prekey")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The nodes of one group, and the attempt that this one repeats."""
+
+    nodes: tuple[int, ...]
+    before: Attempt | None = None
+
+
+def in_groups(prekeys: dict[int, Prekey], p: int, attempts: Sequence[Attempt]) -> list[Cohort]:
+    """Return the nodes in groups of nearly equal size, none above what p allows.
+
+    Those of an earlier attempt at the same instruction stay together, since each group's set must be the same again.
+    Groups of fewer than four are left out.
+    """
+    node_of = {fingerprint(prekey.identity): node for node, prekey in prekeys.items()}
+    cohorts: list[Cohort] = []
+    for attempt in attempts:
+        nodes = tuple(sorted(node_of.pop(each) for each in attempt.members if each in node_of))
+        if nodes:
+            cohorts.append(Cohort(nodes, attempt))
+    left = sorted(node_of.values())
+    secrets.SystemRandom().shuffle(left)
+    count = -(-len(left) // MOST_CLIENTS[p])
+    cohorts += [Cohort(tuple(sorted(left[number::count]))) for number in range(count)]
+    return [cohort for cohort in cohorts if len(cohort.nodes) >= FEWEST_CLIENTS]

@@ -40,6 +40,7 @@ from argosy_common.files import private_folder, write_atomic
 from argosy_common.link import Link, LinkSettings
 from argosy_common.link.tls import client_context
 from argosy_common.logs import get_logger
+from argosy_common.secure_home import SecureHome
 from argosy_common.wire.bodies import TRANSFER_KINDS, Cancel, Instruction, Rebirth, Received, Refused
 from argosy_common.wire.envelope import Envelope
 from argosy_common.wire.topics import DeviceTopics
@@ -97,6 +98,12 @@ class Device:
             private_folder(state_dir / "worker"),
             clock=clock,
             limits=WorkerLimits(memory_mb=settings.worker.memory_mb, time_s=settings.worker.time_s),
+            secure=SecureHome(
+                folder=state_dir / "secure",
+                identity_key=enrolment.identity_key_path,
+                operator_key=enrolment.operator_key_path,
+                required=settings.secure == "required",
+            ),
         )
         self._jobs = Jobs(
             journal=self._journal,

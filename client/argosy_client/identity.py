@@ -80,6 +80,11 @@ class Enrolment:
         """The coordinator's authority."""
         return self.state_dir / CA
 
+    @property
+    def operator_key_path(self) -> Path | None:
+        """The operator's pinned key; None: the coordinator was trusted at enrolment."""
+        return None if self.operator is None else self.state_dir / OPERATOR_KEY
+
     def tls_files(self) -> TlsFiles:
         """The files for a `Link` to the coordinator's own broker."""
         return TlsFiles(self.ca_path, self.certificate_path, self.tls_key_path, x509.COORDINATOR)

@@ -99,6 +99,7 @@ class Coordinator:
             folder=private_folder(self.settings.state_dir / "runs"),
             settings=self.settings.runs,
             log_level=self.settings.log_level,
+            fleet_lists=self.fleet_lists,
         )
         self.runs.recover()
         self._enrolment = self._make_enrolment()
@@ -156,9 +157,9 @@ class Coordinator:
         """See `CoordinatorPort.enrolment_endpoint`."""
         return self._enrolment.url, self.ca.pin
 
-    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], codec: dict[str, Any]) -> int:
+    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: dict[str, Any]) -> int:
         """See `CoordinatorPort.start_run`."""
-        return self.runs.start(bundle, rounds, config, codec)
+        return self.runs.start(bundle, rounds, config, layers)
 
     def stop_run(self, run: int) -> None:
         """See `CoordinatorPort.stop_run`."""

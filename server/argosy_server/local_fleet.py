@@ -201,8 +201,13 @@ class LocalFleet:
         rounds: int | None = None,
         config: Mapping[str, str] | None = None,
         codec: Mapping[str, object] | None = None,
+        secure: bool | None = None,
     ) -> int:
-        """Start a run of the app in a directory, with these codecs (`up`, `down`, `arrays`); return its number."""
+        """Start a run of the app in a directory; return its number.
+
+        `codec` may have `up`, `down` and `arrays`; `secure` is whether to aggregate securely. Where they are not given,
+        the app decides.
+        """
         from argosy_common.bundle import pack  # noqa: PLC0415  (only who runs an app needs it)
 
         with self.client() as client:
@@ -210,6 +215,8 @@ class LocalFleet:
             wanted = {"bundle": stored["digest"], "size": stored["size"], "config": dict(config or {})}
             if codec is not None:
                 wanted["codec"] = dict(codec)
+            if secure is not None:
+                wanted["secure"] = secure
             return int(client.post("runs", {**wanted, "rounds": rounds})["run"])
 
     def wait_run(self, run: int, timeout_s: float) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from argosy_common.errors import (
 )
 from argosy_common.files import private_folder
 from argosy_common.logs import get_logger
+from argosy_common.secure_home import SecureHome
 
 log = get_logger(__name__)
 
@@ -101,6 +102,7 @@ class _Hosted:
     def request(self, job: WorkerJob) -> dict[str, Any]:
         return {
             "app_dir": str(job.app_dir),
+            "app_digest": self.app_digest,
             "client_app": self.client_app,
             "run_id": self.run,
             "node_id": self.node_id,
@@ -119,12 +121,14 @@ class WorkerHost:
         *,
         clock: Clock,
         limits: WorkerLimits,
+        secure: SecureHome | None = None,
         python: str = sys.executable,
     ) -> None:
         self._store = store
         self._folder = private_folder(folder)
         self._clock = clock
         self._limits = limits
+        self._secure = secure
         self._python = python
         self._output = WorkerOutput(folder / "worker.log")
         self._child: WorkerChild | None = None
@@ -190,7 +194,8 @@ class WorkerHost:
             self._end(gently=True)
         if self._child is None:
             self._child = WorkerChild(self._python, self._folder, self._output)
-            self._child.send({"op": "load", "store": str(self._store.root), **wanted.request(job)})
+            secure = self._secure.to_wire() if self._secure else None
+            self._child.send({"op": "load", "store": str(self._store.root), "secure": secure, **wanted.request(job)})
             answer = self._answer(self._child, job, cancelled)
             if answer["op"] == "failed":
                 self._end(gently=False)  # what it imported so far would be there at the next attempt

@@ -2,7 +2,8 @@
 
 It loads one app once and runs it on one message after another. Requests and answers are maps over an `ipc.Channel`:
 
-    → {"op": "load", "store", "app_dir", "client_app", "run_id", "node_id", "run_config", "node_config"}
+    → {"op": "load", "store", "app_dir", "app_digest", "client_app", "run_id", "node_id", "run_config", "node_config",
+       "secure": a `SecureHome` | None}
     ← {"op": "loaded"} | {"op": "failed", "error"}
     → {"op": "run", "message_id", "flower", "context_in": path | None, "context_out": path}
     ← {"op": "done", "message_id", "flower", "blobs": [[digest, size], …], "seconds", "peak_rss"}
@@ -26,7 +27,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -41,13 +42,19 @@ from argosy_common.errors import (
     MessageUnsendable,
     ProgrammingError,
     ReplyInvalid,
+    SecureUnsuitable,
 )
 from argosy_common.flower.codec import has_plan
 from argosy_common.flower.compat import become_task, set_message_id, set_reply_life
 from argosy_common.flower.memory import give_back_memory, peak_rss, reset_peak_rss
 from argosy_common.flower.messages import DumpedMessage, dump_message, load_message
+from argosy_common.flower.secure import is_secure
 from argosy_common.flower.state import read_state, write_state
 from argosy_common.ipc import Channel
+from argosy_common.secure_home import SecureHome
+
+if TYPE_CHECKING:
+    from argosy_common.flower.secure.mod import SecureMod
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "800"
@@ -155,6 +162,9 @@ class _HostedApp:
         self._run_config: dict[str, Any] = request["run_config"]
         self._node_config: dict[str, Any] = request["node_config"]
         self._folder = Path(request["app_dir"])
+        self._digest = bytes.fromhex(request["app_digest"])
+        self._home = SecureHome.from_wire(request["secure"]) if request["secure"] else None
+        self._secure: SecureMod | None = None
         become_task(run_id=self._run_id, node_id=self._node_id)
         self._app = _import_app(self._folder, request["client_app"])
 
@@ -209,12 +219,24 @@ class _HostedApp:
         return reply
 
     def _app_or_mod(self, message: Message, context: Context) -> Message:
-        """Call the app, through the codec's mod where the instruction has a plan."""
+        """Call the app, through the mods that the instruction asks for."""
+        if is_secure(message) or (self._home and self._home.required):
+            return self._secure_mod()(message, context, self._app)
         if not has_plan(message):
             return self._app(message, context)
         from argosy_common.flower.codec.mod import codec_mod  # noqa: PLC0415  (10 MB that other boards can spare)
 
         return codec_mod(message, context, self._app)
+
+    def _secure_mod(self) -> SecureMod:
+        if self._home is None:
+            raise SecureUnsuitable(what="this device", why="it was started without its identity")
+        if self._secure is None:
+            from argosy_common.flower.secure.keep import Keep  # noqa: PLC0415  (likewise)
+            from argosy_common.flower.secure.mod import SecureMod  # noqa: PLC0415
+
+            self._secure = SecureMod(Keep(self._home), app=self._digest)
+        return self._secure
 
 
 def _import_app(folder: Path, reference: str) -> ClientApp:

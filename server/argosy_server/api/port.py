@@ -50,7 +50,7 @@ class CoordinatorPort(Protocol):
         """Return the URL that devices join at and the pin of the certificate authority."""
         ...
 
-    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], codec: dict[str, Any]) -> int:
+    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: dict[str, Any]) -> int:
         """Check the app bundle and its configuration, start a run and return its number.
 
         `codec` may have `up`, `down` and `arrays`, which override what the app says of codecs.

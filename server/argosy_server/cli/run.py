@@ -23,6 +23,7 @@ from argosy_server.cli.options import (
     connect,
     examples,
 )
+from argosy_server.cli.secure import SecureOption, secure_request
 from argosy_server.cli.terminal import print_json, print_json_line, say, stdout, table
 from argosy_server.cli.watch.follow import all_events
 from argosy_server.cli.watch.progress import Round, RunProgress, group_failures
@@ -42,6 +43,7 @@ LOG_WAIT_S = 20.0
         "argosy run start examples/har --rounds 20 -c lr=0.05 -c local-epochs=2",
         "argosy run start examples/har --codec eden:2 --codec-down eden:4",
         "argosy run start my-app --codec eden:2 --codec-arrays 'embedding.*=fp16'",
+        "argosy run start examples/har --secure",
         "run=$(argosy run start examples/har)",
     ),
 )
@@ -57,6 +59,7 @@ def start(
     codec: CodecOption = None,
     codec_down: CodecDownOption = None,
     codec_arrays: CodecArraysOption = None,
+    secure: SecureOption = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it; Ctrl-C leaves it going.")] = False,
     socket: SocketOption = None,
     json: JsonOption = False,
@@ -68,12 +71,14 @@ def start(
     manifest = AppManifest.read(app_dir)
     fuse_config(manifest.config, overrides)  # a misspelt key is told before anything is sent
     codecs = codec_request(manifest.argosy, up=codec, down=codec_down, arrays=codec_arrays or [])
+    secure_request(manifest.argosy, codecs, secure=secure)
     bundle = pack(app_dir)
     with connect(socket) as api:
         sent = api.put("/bundles", bundle)
         body: Data = {"bundle": sent["digest"], "size": sent["size"], "rounds": rounds, "config": overrides}
-        body["codec"] = codecs
-        run = int(api.post("/runs", body)["run"])
+        body["codec"], body["secure"] = codecs, secure
+        made = api.post("/runs", body)
+        run = int(made["run"])
         if json:
             print_json_line({"run": run})
         elif not sys.stdout.isatty() and not watch:
@@ -81,6 +86,8 @@ def start(
         else:
             started = Text.assemble("run ", (str(run), "bold"), f" started: {clean(manifest.name)}, {_sent(sent)} sent")
             stdout().print(started)
+        if made.get("secure") and not json:
+            say(words.secure_text(made["secure"]))
         if watch:
             watch_run(api, run, json=json)
         else:

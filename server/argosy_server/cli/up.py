@@ -14,6 +14,7 @@ from argosy_common.bundle import AppManifest
 from argosy_server.cli.codecs import CodecArraysOption, CodecDownOption, CodecOption, codec_request
 from argosy_server.cli.configuration import ConfigOption, parse_config
 from argosy_server.cli.options import examples
+from argosy_server.cli.secure import SecureOption, secure_request
 from argosy_server.cli.terminal import say
 from argosy_server.cli.watch import watch_run
 from argosy_server.local_fleet import LocalDevice, LocalFleet, ends_cleanly
@@ -38,6 +39,7 @@ def up(
     codec: CodecOption = None,
     codec_down: CodecDownOption = None,
     codec_arrays: CodecArraysOption = None,
+    secure: SecureOption = None,
     state_dir: Annotated[
         Path | None, typer.Option(help="Where everything is kept.", show_default="a folder that is removed at the end")
     ] = None,
@@ -52,6 +54,7 @@ def up(
     if app is not None:
         table = AppManifest.read(app).argosy
         codecs = codec_request(table, up=codec, down=codec_down, arrays=codec_arrays or [])
+        secure_request(table, codecs, secure=secure)
     folder = state_dir or Path(tempfile.mkdtemp(prefix="argosy-up-"))
     fleet = LocalFleet(folder, numbered(devices), settings={"site": site})
     try:
@@ -59,7 +62,7 @@ def up(
             fleet.start(say)
             say(f"{devices} devices are online. Other commands reach this fleet with --socket {fleet.socket}")
             if app is not None:
-                run = fleet.run(app, rounds=rounds, config=parse_config(config or []), codec=codecs)
+                run = fleet.run(app, rounds=rounds, config=parse_config(config or []), codec=codecs, secure=secure)
                 with fleet.client() as api:
                     watch_run(api, run, json=False, ends_with_us=True)
             if keep or app is None:

@@ -48,6 +48,17 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}" if ratio < 99.95 else f"{ratio:.0f}"
 
 
+TRUSTED = "no operator's key: coordinator trusted at enrolment"
+"""What is said of a secure run without a fleet list (specs/secure-aggregation.md, 2)."""
+
+
+def secure_text(secure: Mapping[str, object]) -> str:
+    """Return who vouches for the devices of a secure run."""
+    version = secure.get("fleet")
+    listed = TRUSTED if version is None else f"devices listed by the operator, fleet list version {version}"
+    return f"Secure aggregation; {listed}."
+
+
 def codec_text(codec: Mapping[str, object] | None) -> str:
     """Return a run's codecs: `eden:2 up, int8 down`; nothing where there is none."""
     named = [f"{clean(codec[way])} {way}" for way in ("up", "down") if codec and codec.get(way, "none") != "none"]

@@ -28,12 +28,13 @@ from argosy_common.errors import AppImportFailed, ArgosyError, ProgrammingError,
 from argosy_common.flower import compat
 from argosy_common.flower.arrays import write_arrays
 from argosy_common.logs import get_logger
-from argosy_common.run_settings import CodecSettings
+from argosy_common.run_settings import CodecSettings, SecureSettings
 from argosy_server.runs.grid import EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort, RunStopped
 
 if TYPE_CHECKING:
     from argosy_common.flower.codec.grid import CodecGrid
+    from argosy_common.flower.secure.grid import SecureGrid
 
 log = get_logger(__name__)
 
@@ -57,6 +58,10 @@ class Assignment:
     rounds: int | None
     grid: dict[str, Any]
     codec: dict[str, Any]
+    secure: dict[str, Any]
+    """A `SecureSettings`."""
+    fleet: tuple[int, bytes] | None
+    """Version and bytes of the operator's fleet list."""
 
 
 class RunObserver:
@@ -71,8 +76,10 @@ class RunObserver:
         self._rounds = rounds
         self.wanted: int | None = None
         self.final_model: BlobRef | None = None
-        self.codec_grid: CodecGrid | None = None
+        self.layer: CodecGrid | SecureGrid | None = None
         """The grid that is to learn which strategy uses it."""
+        self.layer_event = ""
+        """Under which name it is told."""
 
     def starting(self, start: compat.StrategyStart) -> int | None:
         """Tell the daemon what begins; return the operator's number of rounds, if there is one."""
@@ -80,9 +87,9 @@ class RunObserver:
         self.wanted = start.min_nodes
         self._port.update(strategy=start.name, rounds=rounds)
         self._port.event("strategy-started", strategy=start.name, rounds=rounds)
-        if self.codec_grid is not None:
-            self.codec_grid.serve(start.traits)
-            self._port.event("codec", **self.codec_grid.described())
+        if self.layer is not None:
+            self.layer.serve(start.traits)
+            self._port.event(self.layer_event, **self.layer.described())
         return self._rounds
 
     def waiting(self, online: int, wanted: int) -> None:  # noqa: ARG002  (the daemon knows who is online)
@@ -124,7 +131,7 @@ def main() -> None:
             clock=clock,
             wanted=lambda: observer.wanted,
         )
-        _run(assignment, _with_codec(edge, assignment, port, observer), observer, store)
+        _run(assignment, _layered(edge, assignment, port, observer), observer, store)
     except RunStopped:
         stopped = True
     except ArgosyError as caught:
@@ -151,18 +158,44 @@ def _end_orphan() -> None:
     os.killpg(0, signal.SIGKILL)  # the supervisor made this process the leader of its group
 
 
-def _with_codec(grid: Grid, assignment: Assignment, port: DaemonPort, observer: RunObserver) -> Grid:
-    """Put the codec layer around the grid, where the run asks for one.
+def _layered(grid: Grid, assignment: Assignment, port: DaemonPort, observer: RunObserver) -> Grid:
+    """Put the layer around the grid that the run asks for, if any.
 
     Raises:
-        CodecUnknown, CodecUnsuitable: it asks for what there is not.
+        CodecUnknown, CodecUnsuitable, SecureUnsuitable: it asks for what there is not, or does not go together.
     """
-    codec = CodecSettings.from_wire(assignment.codec)
-    if not codec.active:
-        return grid
+    secure, codec = SecureSettings.from_wire(assignment.secure), CodecSettings.from_wire(assignment.codec)
+    if secure.enabled:
+        secure.require_alone(codec)
+        return _secured(grid, secure, assignment, port, observer)
+    return _coded(grid, codec, assignment, port, observer) if codec.active else grid
+
+
+def _secured(
+    grid: Grid, settings: SecureSettings, assignment: Assignment, port: DaemonPort, observer: RunObserver
+) -> Grid:
+    from argosy_common.flower.secure.grid import SecureGrid  # noqa: PLC0415  (ten megabytes that other runs can spare)
+    from argosy_common.flower.secure.ledger import Ledger  # noqa: PLC0415
+
+    observer.layer_event = "secure"
+    observer.layer = SecureGrid(
+        grid,
+        settings=settings,
+        app=assignment.bundle,
+        run_config=assignment.run_config,
+        fleet=None if assignment.fleet is None else (assignment.fleet[0], assignment.fleet[1]),
+        ledger=Ledger(Path(assignment.folder).parent / "secure"),
+        node_ids_are_identities=True,
+        report=lambda name, data: port.event(name, **data),
+    )
+    return observer.layer
+
+
+def _coded(grid: Grid, codec: CodecSettings, assignment: Assignment, port: DaemonPort, observer: RunObserver) -> Grid:
     from argosy_common.flower.codec.grid import CodecGrid  # noqa: PLC0415  (10 MB that other runs can spare)
 
-    observer.codec_grid = CodecGrid(
+    observer.layer_event = "codec"
+    observer.layer = CodecGrid(
         grid,
         up=codec.up,
         down=codec.down,
@@ -170,7 +203,7 @@ def _with_codec(grid: Grid, assignment: Assignment, port: DaemonPort, observer: 
         report=lambda traffic: port.event("phase-compressed", **vars(traffic)),
         spill_to=Path(assignment.folder),
     )
-    return observer.codec_grid
+    return observer.layer
 
 
 def _run(assignment: Assignment, grid: Grid, observer: RunObserver, store: BlobStore) -> None:

@@ -30,21 +30,23 @@ from argosy_common.errors import (
     BlobUnknown,
     ProgrammingError,
     RunInterrupted,
+    SecureTooFewDevices,
     ServerAppFailed,
     error_from_wire,
 )
 from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
-from argosy_common.run_settings import CodecSettings
+from argosy_common.run_settings import FEWEST_SECURE, CodecSettings, SecureSettings
 from argosy_server.dispatcher import Dispatcher
+from argosy_server.fleet_lists import FleetLists
 from argosy_server.group_commit import GroupCommit
 from argosy_server.instruction import Answer, Outgoing, RunApp
 from argosy_server.registry import Registry
 from argosy_server.runs.live import LiveRun
 from argosy_server.runs.record import End, RunRecord
 from argosy_server.settings import RunsTable
-from argosy_server.store import RunRow, Store
+from argosy_server.store import DeviceState, RunRow, Store
 
 log = get_logger(__name__)
 
@@ -92,6 +94,7 @@ class RunSupervisor:
         folder: Path,
         settings: RunsTable,
         log_level: str,
+        fleet_lists: FleetLists,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -101,6 +104,7 @@ class RunSupervisor:
         self._folder = folder
         self._settings = settings
         self._log_level = log_level
+        self._fleet_lists = fleet_lists
         self._active: dict[int, _Active] = {}
         self._kept: set[bytes] = set()
         """Apps and final models. A run may come upon the same content and be done with it: it stays all the same."""
@@ -110,16 +114,17 @@ class RunSupervisor:
 
     # --- for the admin API
 
-    def start(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], codec: Mapping[str, Any]) -> int:
+    def start(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: Mapping[str, Any]) -> int:
         """Record and start a run of the app in `bundle`; return its number.
 
-        `codec` may have `up`, `down` and `arrays`, which override what the app says.
+        `layers` overrides what the app says: its `codec` may have `up`, `down` and `arrays`, its `secure` be a boolean.
 
         Raises:
             BlobUnknown: the bundle was not uploaded.
             BlobCorrupt: the bundle changed on disk since it was uploaded; upload it again.
             AppBundleInvalid, AppDirectoryInvalid: it is not an app.
             RunConfigInvalid: a key or value that the app or [tool.argosy] does not know.
+            SecureUnsuitable, SecureTooFewDevices: it cannot be secure, with these codecs or this fleet.
         """
         if not self._blobs.has(bundle.digest):
             raise BlobUnknown(peer="the coordinator", digest=bundle.hex)
@@ -130,9 +135,7 @@ class RunSupervisor:
             unpack(self._blobs.checked(bundle.digest), staging)
             manifest = AppManifest.read(staging)
             fused = fuse_config(manifest.config, _with_rounds(manifest.config, rounds, config))
-            codecs = CodecSettings.from_table(manifest.argosy).overridden(
-                up=codec.get("up"), down=codec.get("down"), arrays=codec.get("arrays", ())
-            )
+            options = {"rounds": rounds, **self._layers(manifest, layers)}
             run = self._store.runs.create(
                 app_name=manifest.name,
                 app_digest=bundle.hex,
@@ -140,7 +143,7 @@ class RunSupervisor:
                 server_app=manifest.server_app,
                 client_app=manifest.client_app,
                 run_config=fused,
-                options={"rounds": rounds, "codec": codecs.to_wire()},
+                options=options,
             )
             try:
                 with storage_errors(self.folder(run)):
@@ -152,6 +155,23 @@ class RunSupervisor:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return run
+
+    def _layers(self, manifest: AppManifest, layers: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the run's layers as plain data: what the app says, and what the command says instead."""
+        codec = layers.get("codec") or {}
+        codecs = CodecSettings.from_table(manifest.argosy).overridden(
+            up=codec.get("up"), down=codec.get("down"), arrays=codec.get("arrays", ())
+        )
+        secure = SecureSettings.from_table(manifest.argosy).overridden(layers.get("secure"))
+        if not secure.enabled:
+            return {"codec": codecs.to_wire()}
+        secure.require_alone(codecs)
+        enrolled = sum(row.state is DeviceState.ENROLLED for row in self._store.devices.list())
+        if enrolled < FEWEST_SECURE:
+            raise SecureTooFewDevices(needed=FEWEST_SECURE, what="enrolled devices", found=enrolled)
+        installed = self._fleet_lists.installed()
+        fleet = None if installed is None else installed.fleet.version
+        return {"codec": codecs.to_wire(), "secure": {**secure.to_wire(), "fleet": fleet}}
 
     def _never_began(self, run: int, error: ArgosyError) -> None:
         """Call a run failed that could not be started; on a thread, since whoever wanted it is told at once."""
@@ -305,9 +325,17 @@ class RunSupervisor:
                         "check_arrays": self._settings.check_arrays,
                     },
                     "codec": row.options["codec"],
+                    **self._secure(row),
                 }
             )
         log.info("run.started", run=row.id, app=row.app_name, pid=process.pid)
+
+    def _secure(self, row: RunRow) -> dict[str, Any]:
+        """Return what a run's process needs to know of secure aggregation."""
+        settings = {name: value for name, value in row.options.get("secure", {}).items() if name != "fleet"}
+        installed = self._fleet_lists.installed() if settings else None
+        data = self._fleet_lists.current() if installed else None
+        return {"secure": settings, "fleet": [installed.fleet.version, data] if installed else None}
 
     # --- the run process's requests
 

@@ -17,6 +17,7 @@ from argosy_common.clock import SystemClock
 from argosy_common.errors import ServerAppFailed
 from argosy_common.link import Link, LinkSettings
 from argosy_server.dispatcher import Dispatcher
+from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
 from argosy_server.registry import Registry
 from argosy_server.runs import supervisor as supervisors
@@ -93,6 +94,7 @@ def runs(store: Store, blobs: BlobStore, tmp_path: Path) -> Iterator[RunSupervis
         folder=tmp_path / "runs",
         settings=RunsTable(),
         log_level="INFO",
+        fleet_lists=FleetLists(tmp_path / "fleet"),
     )
     made.recover()
     yield made

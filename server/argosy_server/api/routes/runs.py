@@ -44,6 +44,8 @@ class NewRun(BaseModel):
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     config: Annotated[dict[Key, Annotated[str, Field(max_length=4096)]], Field(max_length=512)] = {}
     codec: CodecFlags = CodecFlags()
+    secure: bool | None = None
+    """Whether to aggregate securely; null: as the app says."""
 
 
 @router.put("/bundles", status_code=201)
@@ -67,10 +69,10 @@ def start_run(wanted: NewRun, context: Context, caller: Caller) -> View:
     bundle = BlobRef(bytes.fromhex(wanted.bundle), wanted.size)
     if not port.blobs.has(bundle.digest):
         raise BlobUnknown(peer="The coordinator", digest=wanted.bundle[:12])
-    codec = wanted.codec.model_dump(exclude_none=True)
-    run = port.start_run(bundle, wanted.rounds, wanted.config, codec)
-    port.store.audit.write(caller, "run.start", f"run {run}", bundle=wanted.bundle, config=wanted.config, codec=codec)
-    return {"run": run}
+    layers = {"codec": wanted.codec.model_dump(exclude_none=True), "secure": wanted.secure}
+    run = port.start_run(bundle, wanted.rounds, wanted.config, layers)
+    port.store.audit.write(caller, "run.start", f"run {run}", bundle=wanted.bundle, config=wanted.config, **layers)
+    return {"run": run, "secure": port.store.runs.get(run).options.get("secure")}
 
 
 @router.get("/runs")

@@ -7,7 +7,7 @@ twice as fast and enough for p = 251, up to 2^24. Its rest mod p is found with a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from argosy_common.prg import Elements
 
 _STRETCH = 2048
 """Columns at a time: some sixty rows of these, as float64, are a megabyte."""
+
+_BLOCK = 1 << 15
+"""Elements at a time where there are no products: what is needed in between stays in cache, too."""
 
 Matrix = NDArray[np.int64]
 """A small matrix over the field, values 0 … p−1."""
@@ -34,17 +37,25 @@ class Field:
     # --- vectors
 
     def add(self, one: Elements, other: Elements) -> Elements:
-        """Return one + other, of one shape."""
-        return self.subtract(one, self.dtype.type(self.p) - other)
+        """Return one + other, both of shape (L,)."""
+        total, p = np.empty_like(one), self.dtype.type(self.p)
+        for some in _blocks(len(one)):
+            self._subtract(one[some], p - other[some], total[some])
+        return total
 
     def subtract(self, one: Elements, other: Elements) -> Elements:
-        """Return one − other, of one shape; `other` may have values up to p."""
-        rest: Elements = one - other  # where it would be negative it wraps, and adding p wraps it back
-        rest += (one < other) * self.dtype.type(self.p)
+        """Return one − other, both of shape (L,)."""
+        rest = np.empty_like(one)
+        for some in _blocks(len(one)):
+            self._subtract(one[some], other[some], rest[some])
         return rest
 
+    def _subtract(self, one: Elements, other: Elements, out: Elements) -> None:
+        np.subtract(one, other, out=out)  # where it would be negative it wraps, and adding p wraps it back
+        out += (one < other) * self.dtype.type(self.p)
+
     def total(self, vectors: Iterable[Elements]) -> Elements:
-        """Return the sum of one or more vectors of one length, at most 65,536 of them."""
+        """Return the sum of one or more vectors of shape (L,), at most 65,536 of them."""
         each = iter(vectors)
         summed = next(each).astype(np.uint32)
         for vector in each:
@@ -52,9 +63,12 @@ class Field:
         return self.reduced(summed)
 
     def reduced(self, values: NDArray[np.unsignedinteger[Any]]) -> Elements:
-        """Return integers ≥ 0 mod p as elements."""
-        quotient = values // values.dtype.type(self.p)  # numpy divides by a scalar with a multiplication
-        rest: Elements = (values - quotient * values.dtype.type(self.p)).astype(self.dtype)
+        """Return integers ≥ 0 mod p as elements, shape (L,)."""
+        rest, p = np.empty(values.shape, self.dtype), values.dtype.type(self.p)
+        for some in _blocks(len(values)):
+            multiples = values[some] // p  # numpy divides by a scalar with a multiplication
+            multiples *= p
+            np.subtract(values[some], multiples, out=rest[some], casting="unsafe")
         return rest
 
     # --- matrices
@@ -163,3 +177,7 @@ class Field:
                 whole = whole * int(distance) % self.p
             matrix[row] = whole * self.inverse(distances) % self.p * weights % self.p
         return matrix
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))

@@ -14,8 +14,8 @@ from argosy_common.field import Field, Matrix
 from argosy_common.prg import Elements
 
 PRIMES = (3, 5, 7, 127, 251, 257, 32771, 65521)
-STRETCH = 2048
-"""Of `Field.apply`: sizes around it, and around twice it, are the odd ones."""
+STRETCH, BLOCK = 2048, 1 << 15
+"""What `Field` takes at a time: sizes around these, and around twice these, are the odd ones."""
 
 
 def random_elements(field: Field, *shape: int, seed: int = 0) -> Elements:
@@ -62,6 +62,19 @@ def test_sums_and_differences_of_all_pairs_of_extremes_are_right(p: int) -> None
     before = one.copy(), other.copy()
     assert np.array_equal(field.add(one, other), (one.astype(int) + other) % p)
     assert np.array_equal(field.subtract(one, other), (one.astype(int) - other) % p)
+    assert np.array_equal(before, (one, other))
+
+
+@pytest.mark.parametrize("p", [251, 65521])
+@pytest.mark.parametrize("length", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5])
+def test_long_vectors_are_added_to_their_last_element(p: int, length: int) -> None:
+    """They are taken block by block."""
+    field = Field(p)
+    one, other = random_elements(field, 2, length)
+    before = one.copy(), other.copy()
+    assert np.array_equal(field.add(one, other), (one.astype(int) + other) % p)
+    assert np.array_equal(field.subtract(one, other), (one.astype(int) - other) % p)
+    assert np.array_equal(field.total([one, other]), (one.astype(int) + other) % p)
     assert np.array_equal(before, (one, other))
 
 

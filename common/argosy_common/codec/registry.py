@@ -64,7 +64,7 @@ def get_single_codec(name: str, purpose: str) -> Codec:
     """
     codec = get_codec(name)
     if codec.linear:
-        why = "it only works under secure aggregation, which this version does not have yet"
+        why = "its codes only decode in sums; start the run with --secure instead, which uses it by itself"
         raise CodecUnsuitable(codec=codec.name, purpose=purpose, why=why)
     return codec
 

@@ -48,12 +48,13 @@ class Ending(StrEnum):
 def may_send(sent: Sequence[Sent], announcement: Announcement) -> None:
     """Rule 1: one message 2 a run and round; rounds strictly increase.
 
+    Whoever still has the bytes of a message 2 sends them again, and does not ask here: none is made twice.
+
     Raises:
-        SecondUpdateRefused: this device has been in that round, or a later one, under another sid.
+        SecondUpdateRefused: this device has been in that round, or in a later one of its run.
     """
-    for each in sent:
-        if each.sid == announcement.sid:
-            return  # the same round once more: what was written down is sent again, verbatim
+    if any(each.sid == announcement.sid for each in sent):
+        raise SecondUpdateRefused(round=announcement.round)
     if any(each.run == announcement.run and each.round >= announcement.round for each in sent):
         raise SecondUpdateRefused(round=announcement.round)
 

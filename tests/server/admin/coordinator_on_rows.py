@@ -111,8 +111,10 @@ class RowsCoordinator:
     def enrolment_endpoint(self) -> tuple[str, str]:
         return "https://coordinator:8444", "sha256:" + "0f" * 32
 
-    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], codec: dict[str, Any]) -> int:
-        options: dict[str, object] = {"rounds": rounds, "codec": codec}
+    def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: dict[str, Any]) -> int:
+        options: dict[str, object] = {"rounds": rounds, "codec": layers["codec"]}
+        if layers.get("secure"):
+            options["secure"] = {"enabled": True, "fleet": None}
         if self.refuse_runs:
             raise TooFewDevices(wanted=3, online=1, waited=60, devices="attic")
         return self._create(bundle, dict(config), options)

@@ -116,12 +116,12 @@ class SecureMod:
     def _check_history(self, admission: Admission) -> None:
         """Apply the rules of section 3 to what this device did before."""
         announcement, journal = admission.announcement, self._keep.journal
-        if journal.prekey(announcement.roster[admission.index].key) is None:
-            raise PrekeyUnknown(device=self._keep.fingerprint.hex()[:16])
         sent = journal.sent(announcement.run, announcement.instruction)
         may_send(sent, announcement)
         last = earlier(sent, announcement)
         may_retry(last, announcement, *self._ending(announcement, None if last is None else last.sid))
+        if journal.prekey(announcement.roster[admission.index].key) is None:
+            raise PrekeyUnknown(device=self._keep.fingerprint.hex()[:16])
 
     def _ending(self, announcement: Announcement, sid: bytes | None) -> tuple[Ending, list[bytes]]:
         """Return how the attempt `sid` is shown to have ended, and the fingerprints of the set that it released."""

@@ -47,7 +47,8 @@ class Scales:
 
     def learn(self, seen: Sequence[tuple[RingRound, RingSum]]) -> None:
         """Take in what the groups' sums looked like: of several the widest counts."""
-        if not seen or not len(self._per_client):
+        seen = [(shared, summed) for shared, summed in seen if shared.size]
+        if not seen:
             return
         wanted = [next_scales(shared, summed, self._known) / np.float32(shared.clients) for shared, summed in seen]
         self._per_client = np.max(wanted, axis=0).astype(np.float32)

@@ -8,7 +8,7 @@ itself are nobody's time; all the rest is the server's or a client's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -59,9 +59,7 @@ class SecAggPlus:
     messages: int
 
 
-def run_secagg_plus(
-    vectors: Sequence[Vector], threshold: int, dropping: int, step: Callable[[str], None] = lambda _: None
-) -> SecAggPlus:
+def run_secagg_plus(vectors: Sequence[Vector], threshold: int, dropping: int) -> SecAggPlus:
     """Run one round over all clients; the last `dropping` vanish once they have shared their keys.
 
     Every client is every other's neighbour, as in a group of ours; weights are equal, all else is Flower's default.
@@ -70,11 +68,13 @@ def run_secagg_plus(
         vectors: one a client.
         threshold: how many shares reconstruct a secret.
         dropping: how many vanish.
-        step: told what comes next.
+
+    Raises:
+        RuntimeError: the workflow gave the round up.
     """
     become_task(run_id=1, node_id=_SERVER)
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    wire = _Wire(vectors, dropping, step)
+    wire = _Wire(vectors, dropping)
     strategy = _First(cast("Grid", wire), wire.nodes)
     context = LegacyContext(_context(_SERVER), strategy=strategy, client_manager=SimpleClientManager())
     context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: 1})
@@ -129,7 +129,7 @@ class _First(FedAvg):
 class _Wire:
     """What the workflow needs of a grid, and the clients behind it."""
 
-    def __init__(self, vectors: Sequence[Vector], dropping: int, step: Callable[[str], None]) -> None:
+    def __init__(self, vectors: Sequence[Vector], dropping: int) -> None:
         self.cpu = Cpu()
         self.nodes = range(_SERVER + 1, _SERVER + 1 + len(vectors))
         self.staying = self.nodes[: len(vectors) - dropping]
@@ -137,14 +137,12 @@ class _Wire:
         self.messages = dict.fromkeys(self.nodes, 0)
         self._vectors = dict(zip(self.nodes, vectors, strict=True))
         self._contexts = {node: _context(node) for node in self.nodes}
-        self._step = step
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:  # noqa: ARG002
         """Let each client answer in turn, but for those that vanished."""
         with self.cpu.of(None):
             messages = list(messages)
             stage = str(messages[0].content.config_records[RECORD_KEY_CONFIGS][Key.STAGE])
-            self._step(f"Flower's SecAgg+, stage {stage}")
             here = self.nodes if stage in (Stage.SETUP, Stage.SHARE_KEYS) else self.staying
             return [self._answer(message) for message in messages if message.metadata.dst_node_id in here]
 

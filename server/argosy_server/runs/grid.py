@@ -221,20 +221,19 @@ class EdgeGrid(Grid):
 
     def push(self, messages: Iterable[Message], *, timeout: float) -> list[str]:
         """Send messages, each to be answered within `timeout` seconds; return their ids."""
-        return self._push(list(messages), timeout)
-
-    def _push(self, messages: list[Message], timeout: float) -> list[str]:
+        outgoing = list(messages)
+        del messages
         self._hungry_since = None
         self._asked_at = float("-inf")
         now = self._clock.monotonic()
-        for message in messages:
+        for message in outgoing:
             compat.set_message_id(message, new_id())
         dumper = MessageDumper(self._store, release=True)
-        dumped = [dumper.dump(message) for message in messages]
-        rounds = [round_of(message.content, message.metadata.group_id) for message in messages]
-        phases = _phases(messages, rounds, now)
+        dumped = [dumper.dump(message) for message in outgoing]
+        rounds = [round_of(message.content, message.metadata.group_id) for message in outgoing]
+        phases = _phases(outgoing, rounds, now)
         pushed: list[PushedMessage] = []
-        for message, number, dump in zip(messages, rounds, dumped, strict=True):
+        for message, number, dump in zip(outgoing, rounds, dumped, strict=True):
             meta = message.metadata
             self._holdings.hold(message)
             deadline = min(meta.ttl, timeout)

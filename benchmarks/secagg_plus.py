@@ -8,7 +8,8 @@ itself are nobody's time; all the rest is the server's or a client's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -73,7 +74,6 @@ def run_secagg_plus(vectors: Sequence[Vector], threshold: int, dropping: int) ->
         RuntimeError: the workflow gave the round up.
     """
     become_task(run_id=1, node_id=_SERVER)
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
     wire = _Wire(vectors, dropping)
     strategy = _First(cast("Grid", wire), wire.nodes)
     context = LegacyContext(_context(_SERVER), strategy=strategy, client_manager=SimpleClientManager())
@@ -82,7 +82,7 @@ def run_secagg_plus(vectors: Sequence[Vector], threshold: int, dropping: int) ->
         _EMPTY, keep_input=True
     )
     workflow = SecAggPlusWorkflow(len(vectors), threshold, max_weight=1.0)
-    with wire.cpu.of(_SERVER):
+    with _quiet(), wire.cpu.of(_SERVER):
         workflow(cast("Grid", wire), context)
     if strategy.aggregate is None:
         raise RuntimeError("the workflow gave the round up")
@@ -94,6 +94,18 @@ def run_secagg_plus(vectors: Sequence[Vector], threshold: int, dropping: int) ->
         bytes_up=sum(wire.bytes_up[node] for node in wire.staying) / len(wire.staying),
         messages=max(wire.messages.values()),
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Flower's log from the benchmark's output."""
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _context(node: int) -> Context:

@@ -22,6 +22,7 @@ from argosy_common.errors import (
     SecureRequired,
     SecureRetryRefused,
 )
+from argosy_common.flower.codec.groups import gathered
 from argosy_common.flower.compat import with_content
 from argosy_common.flower.secure import HOLDER, SECAGG, is_secure, parcels
 from argosy_common.flower.secure.digest import instruction_digest
@@ -153,7 +154,7 @@ def _model(content: RecordDict, announcement: Announcement) -> ArrayRecord | Non
     records = list(content.array_records.values())
     if len(records) != 1 or vector_size(records[0]) != announcement.size:
         raise SecureParametersRefused(why=f"its update has {announcement.size} values, and the model has not")
-    return records[0]
+    return gathered(records[0])  # a record of our own: an app may take the arrays out of the one it is given
 
 
 def _called(call_next: Call, message: Message, context: Context) -> Message:

@@ -34,13 +34,17 @@ def vector_size(record: Mapping[str, Array]) -> int:
 def update_vector(record: Mapping[str, Array], base: Mapping[str, Array], *, where: str) -> Vector:
     """Return record − base as a new flat float32 vector, in the order of `base`.
 
+    Arrays are matched by name; by place where an app returns as many under other names, as from a plain list.
+
     Raises:
         ReplyInvalid: other arrays, or of other shapes, than those of `base`.
         UpdateNotFinite: NaN or infinity in it; `where` says on which device.
     """
     if set(record) != set(base):
-        odd = sorted(set(record) ^ set(base))
-        raise ReplyInvalid(why=f"under secure aggregation it returns the arrays it was given; '{odd[0]}' is not both")
+        if len(record) != len(base):
+            why = f"under secure aggregation it returns the {len(base)} arrays it was given, not {len(record)}"
+            raise ReplyInvalid(why=why)
+        record = dict(zip(base, record.values(), strict=True))
     vector = np.empty(vector_size(base), np.float32)
     at = 0
     for name, received in base.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from argosy_common.errors import SecureTooFewDevices, SecureUnsuitable
 from tests.common.flower.secure.fleet import SecureFleet, examples_of, instructions, loss_of, mean_of, model, trained
@@ -158,10 +158,10 @@ def test_a_device_whose_app_fails_is_left_out_and_its_words_stay_at_home(tmp_pat
     """What an app says when it fails may tell of its data."""
     fleet = SecureFleet(tmp_path, 5)
 
-    def app(message: Message, context: object) -> Message:
-        if context.node_id == fleet.nodes[0]:  # type: ignore[attr-defined]  # a Context
+    def app(message: Message, context: Context) -> Message:
+        if context.node_id == fleet.nodes[0]:
             raise ValueError("the patient's name is Alice")
-        return trained(message, context)  # type: ignore[arg-type]  # likewise
+        return trained(message, context)
 
     fleet.app = app
     (reply,) = fleet.grid().send_and_receive(instructions(fleet, BASE), timeout=100)
@@ -171,3 +171,19 @@ def test_a_device_whose_app_fails_is_left_out_and_its_words_stay_at_home(tmp_pat
     assert error["code"] == "app-raised"
     assert "ValueError" in error["message"]
     assert "Alice" not in str(fleet.events)
+
+
+def test_an_app_may_empty_the_record_it_is_given_and_return_a_plain_list(tmp_path: Path) -> None:
+    """As memory-thrifty apps do; arrays are matched by their place then."""
+    fleet = SecureFleet(tmp_path, 4)
+
+    def app(message: Message, context: Context) -> Message:
+        reply = trained(message, context)
+        named = reply.content.array_records["arrays"]
+        reply.content["arrays"] = ArrayRecord([array.numpy() for array in named.values()])
+        message.content.array_records["arrays"].clear()
+        return reply
+
+    fleet.app = app
+    (reply,) = fleet.grid().send_and_receive(instructions(fleet, BASE), timeout=100)
+    check(reply, fleet.nodes)

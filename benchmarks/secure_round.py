@@ -20,7 +20,7 @@ from argosy_common.codec.ring import Ring, RingRound, next_scales
 from argosy_common.secagg.admission import Policy, admit, opened
 from argosy_common.secagg.client import ClientUpdate, mask_update
 from argosy_common.secagg.holder import add_shares, cast_vote, open_boxes, read_certificate, read_set
-from argosy_common.secagg.messages import Announcement, Prekey, Signed, run_id
+from argosy_common.secagg.messages import Announcement, PrekeyBatch, Signed, run_id
 from argosy_common.secagg.parameters import Parameters
 from argosy_common.secagg.round import GroupRound, GroupSum
 from argosy_common.secagg.sealing import SigningKey, fingerprint, public_der, raw_public, sign
@@ -39,7 +39,7 @@ class Device:
         self.prekey = X25519PrivateKey.generate()
         identity = public_der(self.key.public_key())
         self.fingerprint = fingerprint(identity)
-        self.signed_prekey = Prekey.made(self.key, identity, raw_public(self.prekey))
+        self.signed_prekey = PrekeyBatch.made(self.key, identity, [raw_public(self.prekey)]).prekeys()[0]
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,11 @@ def encoded(purpose: str, *parts: bytes | int) -> bytes:
 
     Each is preceded by its length (u32, big-endian); an integer is eight bytes, big-endian.
     """
-    pieces = [purpose.encode(), *(each.to_bytes(8, "big") if isinstance(each, int) else each for each in parts)]
-    return b"".join(len(each).to_bytes(4, "big") + each for each in pieces)
+    pieces: list[bytes] = []
+    for each in (purpose.encode(), *parts):
+        piece = each.to_bytes(8, "big") if isinstance(each, int) else each
+        pieces += (len(piece).to_bytes(4, "big"), piece)
+    return b"".join(pieces)
 
 
 def derive(secret: bytes, purpose: str, *parts: bytes | int) -> bytes:

@@ -7,7 +7,8 @@ updates, as long as no coordinate of the *sum* leaves ±p/2.
 Symbols as in the specification: p the modulus, n the clients, k how many times its spread a coordinate of the sum may
 be; the step of a block's grid is 2k·scale/p. How a value is brought to a whole number, and what that costs:
 
-    p > 4096     rounded at random, without bias, by the client's own noise: n·(2k·scale/spread)²/(6·p²)
+    p > 4096     rounded at random by the client's own noise, with a bias below 2^-9 of a step:
+                 n·(2k·scale/spread)²/(6·p²)
     p ≤ 4096     rounded to the nearest after a dither that the receiver knows and takes off again: half of that
     two digits   rounded to the nearest, and the error coded as well, on a grid p/n times as fine: next to nothing, at
                  twice the bytes. For a round whose scales are a guess
@@ -29,14 +30,14 @@ from numpy.typing import NDArray
 
 from argosy_common.codec.base import Codec, Vector
 from argosy_common.codec.hadamard import block_count, padded_size, whole_rows
-from argosy_common.codec.ring_grid import CHECKS, Dither, Walk, wrapped
+from argosy_common.codec.ring_grid import CHECKS, Dither, Walk, uniform_of, wrapped
 from argosy_common.codec.vector import LARGEST, require_finite
 from argosy_common.prg import SEED_BYTES, KeyStream, Suite
 
 LARGEST_P = 65521
 """The largest prime below 2^16."""
 LEAST_P = 127
-MARGIN = 1.4
+MARGIN = 1.3
 """A block's next scale over the spread that its sum had."""
 FLOOR = 1e-3
 """The least scale of a block over the spread of the whole sum, so that a block at rest can move again."""
@@ -187,7 +188,7 @@ class Ring(Codec):
                     grid += random.draw(len(grid))
                     np.rint(grid, out=grid)
                 else:
-                    grid += random.draw(2 * len(grid)).view("<u2") * np.float32(2**-16)
+                    grid += uniform_of(random.draw(len(grid)))
                     np.floor(grid, out=grid)
                 codes[place] = wrapped(grid, self.p)
         return codes

@@ -25,8 +25,8 @@ _TOLERANCE = 6.0
 _ARITHMETIC = 2e-7
 """The error of a projection in float32, over the largest that the grid holds."""
 _CHECK_STREAM = 1 << 32
-_EXACT = 2.0**23
-"""Below it the products of a short reduction mod p are exact in float32, but for one turn."""
+_EXACT = 2.0**20
+"""Below it a short reduction mod p is exact in float32: a quotient of at most 2^20 / p is off by 2^-23 of itself."""
 
 Reals = NDArray[np.floating[Any]]
 
@@ -36,13 +36,12 @@ def wrapped(grid: Reals, p: int) -> Reals:
     if max(grid.max(), -grid.min()) >= _EXACT:
         far: Reals = np.mod(grid, p, dtype=np.float64)  # exact, whatever the size, and slow
         return far
-    quotient = grid * grid.dtype.type(1 / p)
+    # a half more in each keeps quotients away from whole numbers by 1 / 2p, which is more than rounding moves them
+    quotient = grid + grid.dtype.type(0.5)
+    quotient *= grid.dtype.type(1 / p)
     np.floor(quotient, out=quotient)
     quotient *= p
     grid -= quotient
-    # the rounded quotient may be one off
-    grid += (grid < 0) * grid.dtype.type(p)
-    grid -= (grid >= p) * grid.dtype.type(p)
     return grid
 
 
@@ -137,6 +136,13 @@ class Walk:
         return projected
 
 
+def uniform_of(words: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return random bytes as numbers in 0 … 1, in the middles of 256 steps."""
+    values: NDArray[np.float32] = words * np.float32(2**-8)
+    values += np.float32(2**-9)
+    return values
+
+
 class Dither:
     """A client's dither: uniform in ±1/2, in steps of 2^-8, from a key that both ends can derive."""
 
@@ -145,8 +151,7 @@ class Dither:
 
     def draw(self, count: int) -> NDArray[np.float32]:
         """Return the next `count` values."""
-        values: NDArray[np.float32] = (self._stream.draw(count) + np.float32(0.5)) * np.float32(2**-8) - np.float32(0.5)
-        return values
+        return uniform_of(self._stream.draw(count)) - np.float32(0.5)
 
     @staticmethod
     def total(dithers: Sequence[Dither], count: int) -> NDArray[np.float32]:

@@ -117,7 +117,7 @@ def admit(announcement: Announcement, own: bytes, policy: Policy) -> Admission:
             identity = verifying_key(member.identity)
         except ValueError as error:
             raise RosterInvalid(why=f"member {print_.hex()[:16]}: {error}") from None
-        if not member.holds(identity):
+        if not member.holds():
             raise RosterInvalid(why=f"the key of member {print_.hex()[:16]} is not signed by that device")
         identities.append(identity)
     return Admission(announcement, parameters, tuple(identities), fingerprints.index(own))

@@ -3,7 +3,7 @@
 Each is a msgpack map of its class's fields; unknown fields, other types and other bytes than the canonical ones are
 refused. What is large (y, boxes, sums) travels beside them as arrays, and is bound by its digest.
 
-    0  `Prekey`        device → coordinator, ahead of time
+    0  `PrekeyBatch`   device → coordinator, ahead of time
     1  `Announcement`  coordinator → group; the same bytes for all
     2  `Header`        client → coordinator, with y and A boxes
     3  `Handover`      coordinator → holder: S, with the boxes for that holder
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from functools import cached_property, lru_cache
+from typing import Annotated, Literal, Self
 
 import msgpack
 import numpy as np
@@ -28,9 +28,20 @@ from argosy_common.errors import SecureMessageMalformed
 from argosy_common.prg import Suite
 from argosy_common.secagg.limbs import MOST_SLOTS, Weighting
 from argosy_common.secagg.parameters import MOST_HOLDERS
-from argosy_common.secagg.sealing import MOST_SIGNATURE, PREKEY_BYTES, SigningKey, VerifyingKey, sign, signed
+from argosy_common.secagg.sealing import (
+    MOST_SIGNATURE,
+    PREKEY_BYTES,
+    SigningKey,
+    VerifyingKey,
+    sign,
+    signed,
+    verifying_key,
+)
 
 LABEL = b"argosy/secagg/v1"
+PREKEYS = "argosy/secagg/prekeys"
+MOST_PREKEYS = 256
+"""Of a batch."""
 MOST_BYTES = 4 * 1024 * 1024
 """Of any message, arrays apart. Message 1 of a model of 10^9 values has 1 MB of scales."""
 MOST_VALUES = 2**30
@@ -39,6 +50,7 @@ COORDINATOR = "the coordinator"
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=8, max_length=MOST_SIGNATURE)]
 PublicKey = Annotated[bytes, Field(min_length=32, max_length=128)]
+Key = Annotated[bytes, Field(min_length=PREKEY_BYTES, max_length=PREKEY_BYTES)]
 Index = Annotated[int, Field(ge=0, lt=MOST_HOLDERS)]
 Indices = Annotated[tuple[Index, ...], Field(max_length=MOST_HOLDERS)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -67,7 +79,9 @@ class Message(BaseModel):
         if not isinstance(data, bytes) or len(data) > MOST_BYTES:
             raise SecureMessageMalformed(peer=peer, why=f"{cls.__name__}: not bytes, or too many")
         try:
-            found = cls.model_validate(_tuples(msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0)))
+            found = cls.model_validate(
+                msgpack.unpackb(data, raw=False, use_list=False, strict_map_key=True, max_ext_len=0)
+            )
         except ValidationError as error:
             first = error.errors()[0]
             why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -80,29 +94,85 @@ class Message(BaseModel):
         raise SecureMessageMalformed(peer=peer, why=f"{cls.__name__}: {why}")
 
 
-def _tuples(value: Any) -> Any:  # noqa: ANN401  (whatever msgpack gave)
-    if isinstance(value, list):
-        return tuple(_tuples(each) for each in value)
-    return {key: _tuples(each) for key, each in value.items()} if isinstance(value, dict) else value
-
-
 class Prekey(Message):
-    """One single-use key of message 0, signed by its holder's identity key."""
+    """One single-use key of a batch, as rosters have it: its path leads to the root that its holder signed.
+
+    So whoever meets many keys of a batch checks one signature.
+    """
 
     identity: PublicKey
     """DER SubjectPublicKeyInfo, P-256."""
-    key: Annotated[bytes, Field(min_length=PREKEY_BYTES, max_length=PREKEY_BYTES)]
+    key: Key
+    index: Annotated[int, Field(ge=0, lt=MOST_PREKEYS)] = 0
+    """Its place in the batch."""
+    path: Annotated[tuple[Digest, ...], Field(max_length=8)] = ()
+    """Its siblings in the batch's Merkle tree, from the leaf up."""
+    signature: Signature
+    """The identity key's, on the root."""
+
+    def holds(self) -> bool:
+        """Tell whether the signature is that of its identity, for a batch that has this key at its place."""
+        node, index = _leaf(self.key), self.index
+        for sibling in self.path:
+            node = _node(sibling, node) if index & 1 else _node(node, sibling)
+            index >>= 1
+        return not index and _signed_root(self.identity, self.signature, node)
+
+
+class PrekeyBatch(Message):
+    """Message 0: single-use keys, all under one signature."""
+
+    identity: PublicKey
+    keys: Annotated[tuple[Key, ...], Field(min_length=1, max_length=MOST_PREKEYS)]
     """X25519."""
     signature: Signature
 
     @classmethod
-    def made(cls, identity_key: SigningKey, identity: bytes, key: bytes) -> Self:
-        """Return a prekey signed for its holder, whose identity key this is."""
-        return cls(identity=identity, key=key, signature=sign(identity_key, "argosy/secagg/prekey", key))
+    def made(cls, identity_key: SigningKey, identity: bytes, keys: Sequence[bytes]) -> Self:
+        """Sign keys as their holder, whose identity key this is."""
+        root = _levels(keys)[-1][0]
+        return cls(identity=identity, keys=tuple(keys), signature=sign(identity_key, PREKEYS, root))
 
-    def holds(self, identity: VerifyingKey) -> bool:
-        """Tell whether the signature is that of its identity."""
-        return signed(identity, self.signature, "argosy/secagg/prekey", self.key)
+    def prekeys(self) -> list[Prekey]:
+        """Return the keys one by one."""
+        levels = _levels(self.keys)
+        return [
+            Prekey(
+                identity=self.identity,
+                key=key,
+                index=index,
+                path=tuple(level[index >> height ^ 1] for height, level in enumerate(levels[:-1])),
+                signature=self.signature,
+            )
+            for index, key in enumerate(self.keys)
+        ]
+
+
+def _levels(keys: Sequence[bytes]) -> list[list[bytes]]:
+    """Return a batch's Merkle tree from the leaves to the root; missing leaves are zero."""
+    width = 1 << (len(keys) - 1).bit_length()
+    levels = [[*map(_leaf, keys), *[bytes(32)] * (width - len(keys))]]
+    while len(levels[-1]) > 1:
+        below = levels[-1]
+        levels.append([_node(*below[at : at + 2]) for at in range(0, len(below), 2)])
+    return levels
+
+
+def _leaf(key: bytes) -> bytes:
+    return hashlib.sha256(b"\0" + key).digest()
+
+
+def _node(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\1" + left + right).digest()
+
+
+@lru_cache(maxsize=4096)
+def _signed_root(identity: bytes, signature: bytes, root: bytes) -> bool:
+    """Tell whether a root is signed; remembered, as a batch lasts for many rounds."""
+    try:
+        return signed(verifying_key(identity), signature, PREKEYS, root)
+    except ValueError:
+        return False
 
 
 class Prior(Message):
@@ -195,7 +265,7 @@ class Header(Message):
 
     sid: Digest
     client: Index
-    ephemeral: Annotated[bytes, Field(min_length=PREKEY_BYTES, max_length=PREKEY_BYTES)]
+    ephemeral: Key
     y: Digest
     """SHA-256 of y, little-endian."""
     boxes: Annotated[tuple[Digest, ...], Field(max_length=MOST_HOLDERS)]

@@ -47,7 +47,7 @@ class Parameters:
             raise ValueError(f"a group has {FEWEST_CLIENTS} to {MOST_HOLDERS} holders, not {self.A}")
         if self.U != -(-3 * self.A // 4) or self.T != self.A // 4:
             raise ValueError(f"{self.A} holders make U = {-(-3 * self.A // 4)} and T = {self.A // 4}")
-        if not (self.T >= 1 and self.Q <= self.U <= self.A - self.T and self.p >= self.A + self.K):
+        if not (self.T >= 1 and self.Q <= self.U <= self.A - self.T and self.p > self.A + self.K):
             raise ValueError(f"no group of {self.n} clients and {self.A} holders is safe mod {self.p}")
 
     @classmethod

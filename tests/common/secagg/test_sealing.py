@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from argosy_common.prg import Suite
+from argosy_common.secagg.messages import PrekeyBatch
 from argosy_common.secagg.sealing import (
     BoxAddress,
     fingerprint,
@@ -89,3 +90,24 @@ def test_public_keys_of_other_kinds_and_forms_are_refused() -> None:
     for odd in (b"", der[:-1], der + b"\0", public_der(ec.generate_private_key(ec.SECP384R1()).public_key())):
         with pytest.raises(ValueError, match="the public key"):
             verifying_key(odd)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 32, 33, 256])
+def test_every_key_of_a_batch_holds_under_its_one_signature(count: int) -> None:
+    """At its own place only."""
+    holder = ec.generate_private_key(ec.SECP256R1())
+    batch = PrekeyBatch.made(holder, public_der(holder.public_key()), [bytes([i % 256]) * 32 for i in range(count)])
+    prekeys = PrekeyBatch.parse(batch.packed, peer="a device").prekeys()
+    assert all(each.holds() for each in prekeys)
+    assert [each.key for each in prekeys] == list(batch.keys)
+    other = public_der(ec.generate_private_key(ec.SECP256R1()).public_key())
+    last = prekeys[-1]
+    changes: list[dict[str, object]] = [
+        {"key": bytes(range(32))},
+        {"identity": other},
+        {"path": (*last.path, bytes(32))},
+    ]
+    if count > 1:
+        changes += [{"index": last.index ^ 1}, {"path": last.path[:-1]}, {"index": last.index + 256 // 2 * 2}]
+    for change in changes:
+        assert not last.model_copy(update=change).holds()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -14,7 +14,7 @@ from argosy_common.flower.courier import Courier
 from argosy_common.flower.secure import HOLDER, SECAGG, parcels
 from argosy_common.flower.secure.ledger import Attempt
 from argosy_common.flower.secure.parcels import Stage
-from argosy_common.secagg.messages import Prekey
+from argosy_common.secagg.messages import Prekey, PrekeyBatch
 from argosy_common.secagg.parameters import FEWEST_CLIENTS, MOST_CLIENTS
 from argosy_common.secagg.sealing import fingerprint, verifying_key
 
@@ -65,32 +65,29 @@ class PrekeyPool:
 
     def _take_in(self, node: int, reply: Message) -> None:
         try:
-            self._unused[node] = list(self._read(node, reply))
+            self._unused[node] = self._read(node, reply)
         except ArgosyError as error:
             self._refused(node, Stage.PREKEYS, error)
 
-    def _read(self, node: int, reply: Message) -> Iterable[Prekey]:
+    def _read(self, node: int, reply: Message) -> list[Prekey]:
         peer = f"node {node:016x}"
         content = parcels.content_of(reply)
-        packed = parcels.config(content, peer=peer).get("keys")
-        if not isinstance(packed, list) or not 1 <= len(packed) <= 2 * BATCH:
-            raise SecureMessageMalformed(peer=peer, why="it sent no prekeys")
-        for each in packed:
-            prekey = Prekey.parse(each, peer=peer)
-            self._check(node, prekey, peer)
-            yield prekey
+        batch = PrekeyBatch.parse(parcels.config(content, peer=peer).get("batch"), peer=peer)
+        prekeys = batch.prekeys()
+        self._check(node, prekeys[0], peer)
+        return prekeys
 
     def _check(self, node: int, prekey: Prekey, peer: str) -> None:
         try:
-            identity = verifying_key(prekey.identity)
+            verifying_key(prekey.identity)
         except ValueError as error:
             raise SecureMessageMalformed(peer=peer, why=str(error)) from None
         own = fingerprint(prekey.identity)
         known = self._identities.setdefault(node, own)
         if known != own or (self._strict and int.from_bytes(own[:8], "big") != node):
             raise RosterInvalid(why=f"the {peer} shows the identity of another device")
-        if not prekey.holds(identity):
-            raise SecureSignatureInvalid(peer=peer, what="its prekey")
+        if not prekey.holds():
+            raise SecureSignatureInvalid(peer=peer, what="its prekeys")
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,8 @@ from argosy_common.secagg.binding import may_release, may_sum, may_vote
 from argosy_common.secagg.certificate import ABORT
 from argosy_common.secagg.client import Entropy, vector_length
 from argosy_common.secagg.holder import HandedSet, add_shares, cast_vote, open_boxes, read_certificate, read_set
-from argosy_common.secagg.messages import COORDINATOR, MOST_BYTES, Certificate, Handover
+from argosy_common.secagg.messages import COORDINATOR, MOST_BYTES, MOST_PREKEYS, Certificate, Handover
 from argosy_common.secagg.sealing import BOX_OVERHEAD
-
-MOST_NEW_PREKEYS = 256
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,10 @@ class HolderService:
 
     def _prekeys(self, _content: RecordDict, own: ConfigRecord) -> RecordDict:
         count = own.get("count")
-        if not isinstance(count, int) or not 1 <= count <= MOST_NEW_PREKEYS:
+        if not isinstance(count, int) or not 1 <= count <= MOST_PREKEYS:
             raise SecureMessageMalformed(peer=COORDINATOR, why=f"it asks for {count!r} prekeys")
         made = self._journal.new_prekeys(count, self._keep.key, self._entropy)
-        return parcels.answer(Stage.PREKEYS, keys=[each.packed for each in made])
+        return parcels.answer(Stage.PREKEYS, batch=made.packed)
 
     # --- messages 3 and 4
 

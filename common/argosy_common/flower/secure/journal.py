@@ -21,7 +21,7 @@ from argosy_common.files import private_folder
 from argosy_common.flower.state import read_state, write_state
 from argosy_common.secagg.binding import Cast, Sent
 from argosy_common.secagg.client import Entropy
-from argosy_common.secagg.messages import Announcement, Prekey, Vote
+from argosy_common.secagg.messages import Announcement, PrekeyBatch, Vote
 from argosy_common.secagg.sealing import SigningKey, public_der, raw_public
 
 SCHEMA = 1
@@ -89,7 +89,7 @@ class SecureJournal:
 
     # --- message 0
 
-    def new_prekeys(self, count: int, key: SigningKey, entropy: Entropy) -> list[Prekey]:
+    def new_prekeys(self, count: int, key: SigningKey, entropy: Entropy) -> PrekeyBatch:
         """Make `count` prekeys, and keep their private halves."""
         made = [X25519PrivateKey.from_private_bytes(entropy(32)) for _ in range(count)]
         with self._transaction():
@@ -98,8 +98,7 @@ class SecureJournal:
             self._db.execute(
                 "DELETE FROM prekeys WHERE seq <= (SELECT max(seq) FROM prekeys) - ?", (max(MOST_PREKEYS, count),)
             )
-        identity = public_der(key.public_key())
-        return [Prekey.made(key, identity, raw_public(each)) for each in made]
+        return PrekeyBatch.made(key, public_der(key.public_key()), [raw_public(each) for each in made])
 
     def prekey(self, public: bytes) -> X25519PrivateKey | None:
         """Return the private half of a prekey; None if it was used, or is not this device's."""

@@ -3,7 +3,7 @@
     instruction of train or evaluate      SECAGG: stage "update", message-1       SECAGG.fleet: the fleet list
     its reply                             SECAGG: stage "update", header          SECAGG.update: y, box.0 … box.A−1
     query                                 SECAGG: stage "prekeys", count
-    its reply                             SECAGG: stage "prekeys", keys
+    its reply                             SECAGG: stage "prekeys", batch
     query                                 SECAGG: stage "vote", "abort" or "sum", certificate
                                           SECAGG.round: message-1, handover       SECAGG.boxes: box.i of each i in S
     its reply                             SECAGG: stage, vote or answer           SECAGG.total: total

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from argosy_common.codec.ring import RingRound, RingSum
+from argosy_common.codec.ring import MARGIN, RingRound, RingSum
 from argosy_common.errors import SecureMessageMalformed
 from argosy_common.flower.secure.cohort import in_groups
 from argosy_common.flower.secure.ledger import Attempt, Ledger
@@ -86,7 +86,7 @@ def test_the_first_round_is_wide_and_fine_and_the_others_follow_what_was_seen() 
     assert scales.of(100, 4) == pytest.approx(0.4)
     scales.learn([seen(0.02)])
     assert scales.start(100) == (251, 1)
-    assert scales.of(100, 8) == pytest.approx(2 * 0.02 * 1.4)
+    assert scales.of(100, 8) == pytest.approx(2 * 0.02 * MARGIN)
     assert scales.start(0) == (251, 1)
     assert len(scales.of(0, 4)) == 0
 
@@ -100,7 +100,7 @@ def test_a_block_that_never_decoded_grows_fast_and_the_widest_group_counts() -> 
     assert scales.of(100, 4) == pytest.approx(16 * 0.4)
     scales.learn([seen(0.02), seen(0.08)])
     assert scales.start(100) == (65521, 1)
-    assert scales.of(100, 4) == pytest.approx(0.08 * 1.4)
+    assert scales.of(100, 4) == pytest.approx(0.08 * MARGIN)
     scales.learn([seen(9.0, flagged=True)])
     assert scales.of(100, 4) == pytest.approx(2 * 0.4)  # of the round that wrapped
     scales.learn([])

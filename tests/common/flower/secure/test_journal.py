@@ -45,22 +45,23 @@ def test_prekeys_last_until_they_are_used_and_the_oldest_go_first(
     journal: SecureJournal, tmp_path: Path, key: SigningKey
 ) -> None:
     """Also across a restart; each is signed by the identity key."""
-    made = journal.new_prekeys(3, key, os.urandom)
-    assert all(each.holds(key.public_key()) for each in made)
+    made = journal.new_prekeys(3, key, os.urandom).prekeys()
+    assert all(each.holds() for each in made)
     again = SecureJournal(tmp_path)
     held = again.prekey(made[1].key)
     assert held is not None
     assert raw_public(held) == made[1].key
     again.erase_prekey(made[1].key)
     assert journal.prekey(made[1].key) is None
-    journal.new_prekeys(MOST_PREKEYS, key, os.urandom)
+    for _ in range(2):
+        journal.new_prekeys(MOST_PREKEYS // 2, key, os.urandom)
     assert journal.prekey(made[0].key) is None
     again.close()
 
 
 def test_an_erased_prekey_leaves_no_trace_in_the_file(journal: SecureJournal, tmp_path: Path, key: SigningKey) -> None:
     """As far as the file goes; a flash card may remember."""
-    (made,) = journal.new_prekeys(1, key, os.urandom)
+    (made,) = journal.new_prekeys(1, key, os.urandom).prekeys()
     held = journal.prekey(made.key)
     assert held is not None
     secret = held.private_bytes_raw()
@@ -71,7 +72,7 @@ def test_an_erased_prekey_leaves_no_trace_in_the_file(journal: SecureJournal, tm
 
 def test_a_vote_and_a_release_last(journal: SecureJournal, tmp_path: Path, key: SigningKey) -> None:
     """And the prekey is gone with the release, in one step."""
-    (made,) = journal.new_prekeys(1, key, os.urandom)
+    (made,) = journal.new_prekeys(1, key, os.urandom).prekeys()
     vote = Vote(sid=b"s" * 32, holder=1, root=b"r" * 32, members=(0, 1, 2)).signed_by(key)
     assert journal.cast(vote.sid) is None
     journal.write_vote(vote)

@@ -76,7 +76,7 @@ def measure(bench: Benchmark) -> None:
         for seed in plan.seeds:
             for codec in plan.codecs:
                 step(f"{codec[0]} up, {codec[1]} down, seed {seed}")
-                seen[codec].append(_run(fleet, plan, codec, seed, data))
+                seen[codec].append(run_har(fleet, plan, seed, data, codec=codec))
     for codec, runs in seen.items():
         _row(bench, plan, codec, runs, seen[NONE])
     _bars(bench, seen)
@@ -106,7 +106,14 @@ def har_fleet(plan: Plan) -> Iterator[tuple[LocalFleet, Path]]:
         yield fleet, data
 
 
-def _run(fleet: LocalFleet, plan: Plan, codec: tuple[str, str], seed: int, data: Path) -> Seen:
+def run_har(
+    fleet: LocalFleet, plan: Plan, seed: int, data: Path, *, codec: tuple[str, str] = NONE, secure: bool = False
+) -> Seen:
+    """Run the app once and return what it came to.
+
+    Raises:
+        ProcessFailed: the run failed, or a device did.
+    """
     config = {
         "num-server-rounds": plan.rounds,
         "lr-decay": 1.0,
@@ -120,8 +127,9 @@ def _run(fleet: LocalFleet, plan: Plan, codec: tuple[str, str], seed: int, data:
         HAR,
         config={name: str(value) for name, value in config.items()},
         codec=None if codec == NONE else {"up": codec[0], "down": codec[1]},
+        secure=secure,
     )
-    row = fleet.wait_run(run, 600)
+    row = fleet.wait_run(run, 900)
     if row["status"] != "finished":
         raise ProcessFailed(f"run {run} {row['status']}: {row['error']}")
     replies = [event["data"] for event in fleet.events(run) if event["name"] == "device-reply"]

@@ -15,7 +15,10 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from argosy_common.blobs import BlobStore
 from argosy_common.errors import CodeMalformed, NoValidReply, TooFewDevices
 from argosy_common.flower import compat
+from argosy_common.flower.courier import PatientGrid
 from argosy_common.flower.messages import dump_message
+from argosy_common.flower.secure import HOLDER
+from argosy_common.flower.streaming import as_it_is
 from argosy_common.ipc import Channel
 from argosy_server.runs.grid import EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort
@@ -182,3 +185,38 @@ def test_what_is_refused_is_that_devices_failure_and_none_left_ends_the_run(benc
     (reply,) = bench.events("device-reply")
     assert reply["error"]["code"] == "code-malformed"
     assert reply["bytes_up"] == 10
+
+
+def test_a_conversation_goes_on_step_by_step_and_ends_with_what_is_missing_told(bench: Bench) -> None:
+    """As `PatientGrid` has it: push, wait, take, and in the end one account of it all."""
+    assert isinstance(bench.grid, PatientGrid)
+    ids = bench.grid.push(train_messages(7, 8), timeout=60)
+    assert bench.grid.take(ids, as_it_is) == []
+    assert until(bench.pushed)
+    bench.reply(bench.pushed()[0], 0.25)
+    bench.grid.wait(ids, 10)
+    (reply,) = bench.grid.take(ids, as_it_is)
+    assert reply.metadata.reply_to_message_id == ids[0]
+    bench.clock.now += 5
+    assert bench.grid.end(ids) == (20, 10)
+    assert until(lambda: bench.events("phase-finished"))
+    missing = bench.events("device-reply")[1]
+    assert (missing["device"], missing["error"]["code"], missing["seconds"]) == (f"{8:016x}", "reply-timed-out", 5)
+    assert bench.events("phase-finished")[0]["failed"] == 1
+    assert bench.grid.end(ids) == (0, 0), "it is over"
+    assert bench.grid.online() == [7]
+
+
+def test_what_holders_are_asked_makes_no_phase_for_people_but_its_bytes_are_known(bench: Bench) -> None:
+    """The secure layer tells of it in its own words, and a holder that is gone does not end the run."""
+    message = Message(RecordDict({"config": ConfigRecord({"stage": "vote"})}), 7, HOLDER, group_id="3")
+    ids = bench.grid.push([message], timeout=60)
+    assert until(bench.pushed)
+    bench.reply(bench.pushed()[0], 0.25)
+    bench.grid.wait(ids, 10)
+    assert len(bench.grid.take(ids, as_it_is)) == 1
+    assert bench.grid.end(ids) == (20, 10)
+    again = bench.grid.push([Message(RecordDict(), 7, HOLDER)], timeout=60)
+    assert bench.grid.end(again) == (0, 0)
+    assert until(lambda: [message for message in bench.told if message["op"] == "give-up"])
+    assert not [message for message in bench.told if message["op"] == "event"]

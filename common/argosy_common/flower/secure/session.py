@@ -16,11 +16,14 @@ from argosy_common.flower.secure import SECAGG, parcels
 from argosy_common.flower.secure.asking import Question
 from argosy_common.flower.secure.ledger import Attempt, Ledger
 from argosy_common.flower.secure.parcels import Stage
+from argosy_common.logs import get_logger
 from argosy_common.prg import Elements
 from argosy_common.secagg.client import vector_length
 from argosy_common.secagg.messages import Answer, Handover, SignedHeader, Vote
 from argosy_common.secagg.parameters import Parameters
 from argosy_common.secagg.round import GroupRound, GroupSum, State, all_of
+
+log = get_logger(__name__)
 
 ABORT_S = 5.0
 """How long holders may take to say that a failed round stays unsummed; only a later retry needs that."""
@@ -210,8 +213,8 @@ class GroupSession:
             self._certificate = all_of(list(self._aborts.values())).packed
             try:
                 self._write_down()
-            except ArgosyError as error:
-                self._told(self.nodes[0], Stage.ABORT, error)
+            except ArgosyError as error:  # a retry will be refused then, which is safe
+                log.error("secure.abort_not_written", code=error.code, why=error.message)
 
     # --- asking
 

@@ -1,7 +1,8 @@
 """Messages out, replies in as they come, over any Grid, for layers that talk to devices in more than one step.
 
 A Grid of ours waits without polling, and is told when a conversation is over. Any other is asked with `push_messages`
-and `pull_messages`, ever more seldom while nothing comes.
+and `pull_messages`, ever more seldom while nothing comes. What Flower's own SuperLink says of a node that went away is
+then told by the names that our own transport has for it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,24 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from argosy_common.clock import Clock
-from argosy_common.errors import MessageUnsendable
+from argosy_common.errors import (
+    REGISTRY,
+    DeviceLost,
+    InstructionExpired,
+    MessageUnsendable,
+    ReplyTimedOut,
+    WorkerDied,
+)
 from argosy_common.flower import compat
 from argosy_common.flower.streaming import Accept, accepted
 
 _PAUSE_S = (0.05, 2.0)
 """The first and the longest pause between two looks at a Grid that cannot wait."""
+_LEAST_LIFE_S = 600.0
+"""The least that a message lives on Flower's own transport. There a node reckons how long its reply may live by its own
+clock, and the SuperLink drops the reply of one that is ahead by more than the message's life."""
+_OFFLINE_S = 60
+"""After that long without a heartbeat the SuperLink takes a node for gone."""
 
 
 @runtime_checkable
@@ -56,25 +69,34 @@ class Courier:
         self._clock = clock
         self._sleep = sleep
         self._heads: dict[str, Message] = {}
+        self._untaken: dict[str, Message] = {}
         self._pause = _PAUSE_S[0]
 
     def push(self, messages: list[Message], *, timeout: float) -> list[str]:
         """Send messages; return their ids.
 
         Raises:
-            MessageUnsendable: the grid did not take one of them.
+            MessageUnsendable: the grid took none of them, as Flower's own does where they are too large together.
         """
         self._pause = _PAUSE_S[0]
         if self._patient is not None:
             return self._patient.push(messages, timeout=timeout)
         for message in messages:
-            message.metadata.ttl = min(message.metadata.ttl, timeout)
-        ids = cast("list[str | None]", list(self._grid.push_messages(messages)))  # Flower's own may put None among them
-        sent = {name: compat.head_of(message) for name, message in zip(ids, messages, strict=False) if name}
-        if len(sent) != len(messages):
-            raise MessageUnsendable(why="the grid did not take it; Flower's log says more")
-        self._heads.update(sent)
-        return list(sent)
+            message.metadata.ttl = max(min(message.metadata.ttl, timeout), _LEAST_LIFE_S)
+        ids = cast("list[str | None]", list(self._grid.push_messages(messages)))
+        if messages and not ids:
+            raise MessageUnsendable(why="the grid took none of them; Flower's log says more")
+        return [self._sent(message, ids) for message in messages]
+
+    def _sent(self, message: Message, ids: Collection[str | None]) -> str:
+        """Return a message's id. One that the grid did not take, since its node is gone, is answered by that error."""
+        head = compat.head_of(message)
+        name = head.metadata.message_id
+        if name in ids:
+            self._heads[name] = head
+        else:
+            self._untaken[name] = compat.error_reply(head, _lost(head))
+        return name
 
     def take(self, ids: Collection[str], accept: Accept) -> list[Message]:
         """Return the replies to `ids` that are here; what `accept` refuses becomes an error reply."""
@@ -82,11 +104,12 @@ class Courier:
             return []
         if self._patient is not None:
             return self._patient.take(ids, accept)
-        found = []
-        for reply in self._grid.pull_messages(list(ids)):
+        found = [self._untaken.pop(each) for each in list(ids) if each in self._untaken]
+        asked = [each for each in ids if each in self._heads]
+        for reply in self._grid.pull_messages(asked) if asked else ():
             head = self._heads.pop(reply.metadata.reply_to_message_id, None)
             if head is not None:
-                found.append(accepted(reply, head, accept))
+                found.append(accepted(_named(reply, head), head, accept))
         self._pause = _PAUSE_S[0] if found else min(self._pause * 1.3, _PAUSE_S[1])
         return found
 
@@ -105,8 +128,34 @@ class Courier:
             return self._patient.end(ids)
         for each in ids:
             self._heads.pop(each, None)
+            self._untaken.pop(each, None)
         return 0, 0
 
     def nodes(self) -> set[int]:
         """Return the nodes that are online."""
         return set(self._grid.get_node_ids() if self._patient is None else self._patient.online())
+
+
+def _named(reply: Message, head: Message) -> Message:
+    """Return an error of Flower's own as the named one that it stands for, and every other reply as it is."""
+    if not reply.has_error() or (reply.error.reason or "").partition(": ")[0] in REGISTRY:
+        return reply
+    seconds = round(head.metadata.ttl)
+    for error in (
+        _lost(head),
+        InstructionExpired(message=head.metadata.message_id),
+        ReplyTimedOut(device=_device(head), seconds=seconds),
+        WorkerDied(why=reply.error.reason),
+    ):
+        named = compat.error_reply(head, error)
+        if named.error.code == reply.error.code:
+            return named
+    return reply
+
+
+def _lost(head: Message) -> DeviceLost:
+    return DeviceLost(device=_device(head), grace_s=_OFFLINE_S)
+
+
+def _device(head: Message) -> str:
+    return f"{head.metadata.dst_node_id:016x}"

@@ -26,7 +26,8 @@ from argosy_server.cli.options import (
 from argosy_server.cli.secure import SecureOption, secure_request
 from argosy_server.cli.terminal import print_json, print_json_line, say, stdout, table
 from argosy_server.cli.watch.follow import all_events
-from argosy_server.cli.watch.progress import Round, RunProgress, group_failures
+from argosy_server.cli.watch.progress import RunProgress, group_failures
+from argosy_server.cli.watch.rounds import Round
 from argosy_server.cli.watch.session import device_names, watch_run
 from argosy_server.cli.watch.view import STATUS_STYLE
 from argosy_server.cli.words import clean
@@ -159,7 +160,7 @@ def show(run: LatestRunArgument = None, socket: SocketOption = None, json: JsonO
         names = device_names(api)
     if json:
         told = {"run": row, "rounds": _rounds_json(progress), "errors": _errors_json(progress, names)}
-        print_json({**told, "codec": progress.codec, "blobs_via": dict(progress.ways)})
+        print_json({**told, "codec": progress.codec, "secure": progress.secure, "blobs_via": dict(progress.ways)})
         return
     from argosy_server.cli.watch.card import run_card  # noqa: PLC0415  (drawing is for terminals)
 
@@ -180,6 +181,7 @@ def _rounds_json(progress: RunProgress) -> list[Data]:
                 "fp32_up": phase.fp32_up,
                 "fp32_down": phase.fp32_down,
                 "metrics": phase.metrics,
+                **({"secure": phase.groups} if phase.groups else {}),
             }
             for name, phase in one.phases.items()
         }

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, ConsoleDimensions
 
@@ -92,6 +92,7 @@ FACTS = st.dictionaries(
 ) | st.dictionaries(st.sampled_from(["seconds", "rounds", "bytes_up"]), st.none() | st.integers(1, 9))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -102,6 +103,10 @@ FACTS = st.dictionaries(
                     "device-reply",
                     "phase-finished",
                     "phase-compressed",
+                    "secure",
+                    "secure-group",
+                    "secure-refused",
+                    "secure-failed",
                     "central",
                     "new-one",
                 ]

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from argosy_server.cli.terminal import pairs
 from argosy_server.cli.watch.progress import RunProgress
+from argosy_server.cli.watch.rounds import Round
+from argosy_server.cli.watch.secure import about, notes
 from argosy_server.cli.watch.view import failures_table, head, rounds_table
 from argosy_server.cli.words import NONE, clean, codec_text, count, local_time, size, times
 
@@ -28,9 +30,16 @@ def run_card(
     parts += ["", _facts(row, progress)]
     if progress.rounds:
         parts += ["", rounds_table(progress, width=width)]
+    told = notes(_ordered(progress), names)
+    if told:
+        parts += ["", Text("about the sums", style="dim"), *told]
     if progress.failures:
         parts += ["", Text("errors on devices", style="dim"), failures_table(progress, names)]
     return Group(*parts)
+
+
+def _ordered(progress: RunProgress) -> list[Round]:
+    return [progress.rounds[key] for key in sorted(progress.rounds)]
 
 
 def _facts(row: Data, progress: RunProgress) -> Table:
@@ -41,6 +50,7 @@ def _facts(row: Data, progress: RunProgress) -> Table:
         ("bundle", f"{row['app_digest'][:16]}  {size(row['app_size'])}"),
         ("config", config),
         ("codec", _codec(progress)),
+        ("secure", about(progress.secure, _ordered(progress))),
         ("blobs came", _ways(progress)),
         ("started", local_time(row["started_at"])),
         ("ended", local_time(row["finished_at"])),

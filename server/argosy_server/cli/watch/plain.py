@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from argosy_server.cli.watch.progress import RunProgress, numbers, ratios
-from argosy_server.cli.words import clean, codec_text, count, duration, local_time, number, size, times
+from argosy_server.cli.watch.progress import RunProgress
+from argosy_server.cli.watch.rounds import numbers, ratios
+from argosy_server.cli.watch.secure import outcome, summed
+from argosy_server.cli.words import clean, codec_text, count, duration, local_time, number, secure_text, size, times
 
 Data = Mapping[str, Any]
 NameOf = Callable[[str], str]
@@ -96,6 +98,25 @@ def _codec(data: Data, _: NameOf) -> str:
     return f"codec: {codec_text(data) or 'none'}"
 
 
+def _secure(data: Data, _: NameOf) -> str:
+    return secure_text(data)
+
+
+def _secure_group(data: Data, _: NameOf) -> str:
+    return f"{_where(data)} {outcome(data)}{_metrics(summed([data]))}"
+
+
+def _secure_refused(data: Data, name_of: NameOf) -> str:
+    error: Data = data.get("error") or {}
+    who = clean(name_of(str(data.get("device", "?"))))
+    return f"{_where(data)} {who} ({clean(data.get('stage'))}): {error.get('code')}: {clean(error.get('message', ''))}"
+
+
+def _secure_failed(data: Data, _: NameOf) -> str:
+    error: Data = data.get("error") or {}
+    return f"{_where(data)} failed: {error.get('code')}: {clean(error.get('message', ''))}"
+
+
 def _central(data: Data, _: NameOf) -> str:
     return f"round {data.get('round')} central{_metrics(data).replace(',', '', 1)}"
 
@@ -125,6 +146,10 @@ _TELL: dict[str, Callable[[Data, NameOf], str]] = {
     "phase-finished": _phase_finished,
     "phase-compressed": _compressed,
     "codec": _codec,
+    "secure": _secure,
+    "secure-group": _secure_group,
+    "secure-refused": _secure_refused,
+    "secure-failed": _secure_failed,
     "central": _central,
     "run-finished": _finished,
 }

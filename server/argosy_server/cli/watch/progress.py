@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from argosy_server.cli.watch.rounds import Failure, Past, Phase, Round, merged, numbers, ratios, weight_of
+from argosy_server.cli.watch.secure import summed
 from argosy_server.cli.words import parse_time
 
 Data = Mapping[str, Any]
@@ -18,124 +19,6 @@ Data = Mapping[str, Any]
 OVER = frozenset({"finished", "failed", "stopped"})
 PHASE_SHARE = {"query": (0.0, 0.2), "train": (0.0, 0.7), "evaluate": (0.7, 0.3)}
 """Where in a round a phase begins and how much of it the phase is: for the progress bar only."""
-_NOT_METRICS = frozenset({"num-examples", "num_examples"})
-
-
-@dataclass(frozen=True)
-class Past:
-    """What the earlier exchanges of a phase came to."""
-
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    weight: float = 0.0
-
-
-@dataclass
-class Phase:
-    """All that one kind of work in a round comes to: devices are sent a message, each answers or fails.
-
-    Mostly one exchange. Those that turn out to lack the model they were sent a change to are asked again, in another.
-    """
-
-    name: str
-    devices: tuple[str, ...] = ()
-    replied: int = 0
-    failed: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    bytes_up: int = 0
-    bytes_down: int = 0
-    fp32_up: int = 0
-    fp32_down: int = 0
-    """What the same arrays would weigh at full precision; 0 where no codec is on."""
-    seconds: float | None = None
-    done: bool = False
-    weight: float = 0.0
-    """Examples behind the metrics; where they are not told, the devices that replied."""
-    past: Past | None = None
-    answered: set[str] = field(default_factory=set)
-    failing: set[str] = field(default_factory=set)
-    """The devices whose last answer was an error."""
-
-    def again(self, devices: Iterable[str]) -> None:
-        """Begin one more exchange, with some of the devices."""
-        self.past = Past(self.bytes_up, self.bytes_down, self.seconds or 0.0, self.metrics, self.weight)
-        self.devices = tuple(dict.fromkeys([*self.devices, *devices]))
-        self.done = False
-
-    @property
-    def weighed(self) -> bool:
-        """Whether its bytes can be compared with full precision: not while they still come in."""
-        return self.done or bool(self.fp32_up or self.fp32_down)
-
-    @property
-    def sent(self) -> int:
-        """How many devices were asked."""
-        return max(len(self.devices), self.replied + self.failed)
-
-
-@dataclass
-class Round:
-    """What is known of a round. Round 0 is the central evaluation before training."""
-
-    number: int
-    phases: dict[str, Phase] = field(default_factory=dict)
-    central: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def bytes_up(self) -> int:
-        """Bytes that devices sent."""
-        return sum(phase.bytes_up for phase in self.phases.values())
-
-    @property
-    def bytes_down(self) -> int:
-        """Bytes that devices received."""
-        return sum(phase.bytes_down for phase in self.phases.values())
-
-    @property
-    def up_a_device(self) -> float:
-        """Bytes that a device sent which took part in every phase."""
-        return sum(phase.bytes_up / max(1, phase.replied) for phase in self.phases.values())
-
-    @property
-    def down_a_device(self) -> float:
-        """Bytes that a device received which took part in every phase."""
-        return sum(phase.bytes_down / max(1, phase.replied) for phase in self.phases.values())
-
-    @property
-    def ratio_up(self) -> float | None:
-        """How many times fewer bytes went up than at full precision; None where no codec is on."""
-        return ratios(self.phases.values())[0]
-
-    @property
-    def ratio_down(self) -> float | None:
-        """How many times fewer bytes went down than at full precision; None where no codec is on."""
-        return ratios(self.phases.values())[1]
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds of its finished phases, or None before the first."""
-        known = [phase.seconds for phase in self.phases.values() if phase.seconds is not None]
-        return sum(known) if known else None
-
-    def metrics(self, phase: str) -> dict[str, float]:
-        """Return the metrics of a phase, `central` among them."""
-        if phase == "central":
-            return self.central
-        return self.phases[phase].metrics if phase in self.phases else {}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A device's named error in one phase."""
-
-    device: str
-    round: int
-    phase: str
-    code: str
-    message: str
-    remedy: str
 
 
 class RunProgress:
@@ -156,6 +39,8 @@ class RunProgress:
         """Devices online and wanted, while too few are there."""
         self.current: tuple[int, str] | None = None
         self.codec: Data | None = (run.get("options") or {}).get("codec")
+        self.secure: Data | None = (run.get("options") or {}).get("secure")
+        """How updates are summed under masks; None where they are not."""
         self.ways: Counter[str] = Counter()
         """How many replies fetched large blobs by which way: `https`, `mqtt`."""
         self.rounds: dict[int, Round] = {}
@@ -264,8 +149,12 @@ class RunProgress:
         phase.seconds = past.seconds + seconds if seconds is not None else phase.seconds
         phase.bytes_up = past.bytes_up + int(data.get("bytes_up") or phase.bytes_up - past.bytes_up)
         phase.bytes_down = past.bytes_down + int(data.get("bytes_down") or phase.bytes_down - past.bytes_down)
-        metrics = numbers(data.get("metrics"))
-        weight = _weight(data)
+        told = summed(phase.groups) if phase.groups else data
+        metrics = numbers(told.get("metrics"))
+        weight = weight_of(told)
+        for group in phase.groups:  # what its holders were asked and answered
+            phase.bytes_up += int(group.get("bytes_up") or 0)
+            phase.bytes_down += int(group.get("bytes_down") or 0)
         phase.metrics = merged(past.metrics, past.weight, metrics, weight)
         phase.weight = past.weight + (weight if metrics else 0.0)
 
@@ -276,6 +165,20 @@ class RunProgress:
         phase = self._phase(data)
         phase.fp32_up += int(data.get("fp32_up") or 0)
         phase.fp32_down += int(data.get("fp32_down") or 0)
+
+    def _secure(self, data: Data, _: datetime | None) -> None:
+        self.secure = data
+
+    def _secure_group(self, data: Data, _: datetime | None) -> None:
+        self._phase(data).groups.append(data)
+        if data.get("error"):
+            self.failures.append(failure({**data, "device": ALL_DEVICES}))
+
+    def _secure_refused(self, data: Data, _: datetime | None) -> None:
+        self.failures.append(failure({**data, "phase": f"{data.get('phase', '?')}: {data.get('stage', '?')}"}))
+
+    def _secure_failed(self, data: Data, _: datetime | None) -> None:
+        self.failures.append(failure({**data, "device": ALL_DEVICES}))
 
     def _central(self, data: Data, _: datetime | None) -> None:
         self._round(data).central = numbers(data.get("metrics"))
@@ -297,6 +200,9 @@ class RunProgress:
         return self._round(data).phases.setdefault(name, Phase(name))
 
 
+ALL_DEVICES = "all devices"
+"""In place of a device, where a failure is that of a whole group."""
+
 _STEPS = {
     "run-started": RunProgress._started,
     "strategy-started": RunProgress._started,
@@ -306,6 +212,10 @@ _STEPS = {
     "phase-finished": RunProgress._phase_finished,
     "phase-compressed": RunProgress._compressed,
     "codec": RunProgress._codec,
+    "secure": RunProgress._secure,
+    "secure-group": RunProgress._secure_group,
+    "secure-refused": RunProgress._secure_refused,
+    "secure-failed": RunProgress._secure_failed,
     "central": RunProgress._central,
     "run-finished": RunProgress._finished,
 }
@@ -318,7 +228,7 @@ def _number(data: Data) -> int:
 
 def failure(data: Data) -> Failure:
     """Return the failure that a `device-reply` with an error tells."""
-    error: Data = data["error"]
+    error: Data = data.get("error") or {}
     return Failure(
         device=str(data.get("device", "?")),
         round=_number(data),
@@ -327,44 +237,6 @@ def failure(data: Data) -> Failure:
         message=str(error.get("message", "")),
         remedy=str(error.get("remedy", "")),
     )
-
-
-def ratio(fp32: int, travelled: int) -> float | None:
-    """Return how many times fewer bytes travelled than at full precision; None where that is not known."""
-    return fp32 / travelled if fp32 and travelled else None
-
-
-def ratios(phases: Iterable[Phase]) -> tuple[float | None, float | None]:
-    """Return how many times fewer bytes went up and down in these phases than at full precision."""
-    known = [phase for phase in phases if phase.weighed]
-    up = ratio(sum(phase.fp32_up for phase in known), sum(phase.bytes_up for phase in known))
-    return up, ratio(sum(phase.fp32_down for phase in known), sum(phase.bytes_down for phase in known))
-
-
-def merged(a: Mapping[str, float], a_weight: float, b: Mapping[str, float], b_weight: float) -> dict[str, float]:
-    """Return the weighted mean of two exchanges' metrics; of one alone, if the other told none."""
-    if not (a and b) or not a_weight + b_weight > 0:
-        return dict(b or a)
-    share = b_weight / (a_weight + b_weight)
-    return {name: (1 - share) * a[name] + share * b[name] for name in a if name in b}
-
-
-def _weight(data: Data) -> float:
-    """Return how much the metrics of a `phase-finished` count: by their examples, or else by who replied."""
-    metrics = data.get("metrics") or {}
-    found = metrics.get("num-examples", data.get("replied")) if isinstance(metrics, Mapping) else None
-    return float(found) if isinstance(found, int | float) and found > 0 else 0.0
-
-
-def numbers(metrics: object) -> dict[str, float]:
-    """Return the numeric ones among metrics, without the counts of examples that are there for weighting."""
-    if not isinstance(metrics, Mapping):
-        return {}
-    return {
-        str(name): value
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_METRICS
-    }
 
 
 def headline(rounds: Iterable[Round], most: int) -> list[tuple[str, str]]:

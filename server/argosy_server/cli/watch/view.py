@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from argosy_server.cli.terminal import firm, table
-from argosy_server.cli.watch.progress import Round, RunProgress, courses, group_failures, headline
+from argosy_server.cli.watch.progress import RunProgress, courses, group_failures, headline
+from argosy_server.cli.watch.rounds import Round
 from argosy_server.cli.words import (
     clean,
     codec_text,
@@ -70,7 +71,8 @@ def head(progress: RunProgress, now: datetime | None, *, width: int) -> Renderab
     """Return the first lines: which run, how far, and the course of its best metrics."""
     title = Text.assemble((f"run {progress.number}", "bold"), "  ", clean(progress.app))
     devices = count(len(progress.devices), "device") if progress.devices else None
-    for part in (progress.strategy, devices, codec_text(progress.codec)):
+    secure = "secure" if (progress.secure or {}).get("enabled") else None
+    for part in (progress.strategy, devices, codec_text(progress.codec), secure):
         if part:
             title.append(f" · {clean(part)}", style="dim")
     status = Text.assemble((progress.status, STATUS_STYLE.get(progress.status, "")))

@@ -37,7 +37,7 @@ from argosy_common.flower.secure.mod import Call, SecureMod
 from argosy_common.flower.secure.parcels import Stage
 from argosy_common.run_settings import SecureSettings
 from argosy_common.secure_home import SecureHome
-from argosy_common.x509 import generate_identity_key, save_key
+from argosy_common.x509 import device_id, generate_identity_key, save_key
 
 if TYPE_CHECKING:
     from argosy_common.flower.secure.grid import Report, SecureGrid
@@ -107,8 +107,9 @@ def _home(folder: Path) -> SecureHome:
     """Return what a folder holds; its key is made where there is none."""
     key, operator = folder / "identity.key", folder / "operator.pub"
     if not key.exists():
-        save_key(key, generate_identity_key())
-        log.info("[secure] made this node an identity: %s", key)
+        made = generate_identity_key()
+        save_key(key, made)
+        log.info("[secure] this node is %s from now on; its identity is in %s", device_id(made.public_key()), folder)
     return SecureHome(folder, key, operator if operator.exists() else None, required=True)
 
 

@@ -35,6 +35,7 @@ from argosy_common.flower.secure import HOLDER, SECAGG, is_secure, parcels
 from argosy_common.flower.secure.keep import Keep
 from argosy_common.flower.secure.mod import Call, SecureMod
 from argosy_common.flower.secure.parcels import Stage
+from argosy_common.logs import ReadableFormatter
 from argosy_common.run_settings import SecureSettings
 from argosy_common.secure_home import SecureHome
 from argosy_common.x509 import device_id, generate_identity_key, save_key
@@ -165,6 +166,8 @@ def secure_grid(
     with _errors(folder):
         ledger = ledger or Ledger(folder)
 
+    _show_logs()
+
     def tell(name: str, data: Mapping[str, Any]) -> None:
         for level, line in _lines(name, data):
             log.log(level, "[secure] %s", line)
@@ -180,6 +183,16 @@ def secure_grid(
         ledger=ledger,
         report=tell,
     )
+
+
+def _show_logs() -> None:
+    """Show what the layer logs and `_lines` does not tell, where nobody has asked for more logs than Flower's own."""
+    ours = logging.getLogger("argosy_common")
+    if not ours.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(ReadableFormatter(colour=False))
+        handler.addFilter(lambda record: record.msg != "secure.refused")
+        ours.addHandler(handler)
 
 
 class _Carried(Grid):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
+from argosy_server.api.server import AdminServer
 from argosy_server.cli.watch.card import run_card
 from argosy_server.cli.watch.plain import line
 from argosy_server.cli.watch.progress import RunProgress
+from argosy_server.cli.watch.view import RunView
+from tests.server.admin.conftest import Argosy
+from tests.server.admin.coordinator_on_rows import RowsCoordinator
 
 AT = "2026-03-01T12:00:00+00:00"
 NOW = datetime(2026, 3, 1, 12, 1, tzinfo=UTC)
@@ -76,9 +81,10 @@ def test_metrics_are_those_of_the_sum_and_holders_bytes_count() -> None:
 
 def test_the_card_says_who_is_trusted_and_how_many_may_collude() -> None:
     """In the specification's words."""
-    text = shown(followed(group()), width=140)
+    text = shown(followed(group(checked=True, answers=12)), width=100)
     assert "no operator's key: coordinator trusted at enrolment" in text
-    assert "any 9 of 12 devices finish a round; 3 may collude with the coordinator; each is hidden among 3" in text
+    assert "any 9 of 12 holders finish a round; each update is hidden among 3" in text
+    assert "3 holders may collude with the coordinator; mod 65521" in text
     assert "weights: powers of two" in text
     assert "about the sums" not in text
     assert "board-1" in text, "the device that is gone, among the errors"
@@ -134,3 +140,82 @@ def test_in_a_pipe_each_event_is_a_line() -> None:
     refused = {"round": 1, "phase": "train", "device": DEVICES[4], "stage": "vote", "error": LOST}
     assert "round 1 train board-5 (vote): device-lost: it is gone" in told("secure-refused", refused)
     assert "device-lost" in told("secure-failed", {"round": 1, "phase": "train", "error": LOST})
+    assert "12 holders answered, 9 needed" in told("secure-group", group(checked=True, answers=12))
+
+
+def again(progress: RunProgress, *groups: dict[str, Any], number: int = 1) -> RunProgress:
+    """One more exchange of the training of a round."""
+    where = {"round": number, "phase": "train"}
+    told: list[tuple[str, dict[str, Any]]] = [("phase-started", {**where, "devices": DEVICES})]
+    told += [("secure-group", {**each, "round": number}) for each in groups]
+    told += [("phase-finished", {**where, "seconds": 2.0, "replied": 11, "failed": 1, "bytes_up": 550, "metrics": {}})]
+    for name, data in told:
+        progress.apply({"seq": progress.last_seq + 1, "at": AT, "name": name, "data": data})
+    return progress
+
+
+def test_a_second_exchange_of_a_round_counts_its_own_groups_only() -> None:
+    """Those of the first are in what it came to already."""
+    phase = again(followed(group()), group(metrics={"loss": 0.7, "num-examples": 100})).rounds[1].phases["train"]
+    assert phase.bytes_up == 2 * (550 + 100)
+    assert phase.bytes_down == 2 * 1000
+    assert phase.weight == 200
+    assert phase.metrics == pytest.approx({"loss": 0.6})
+    assert len(phase.groups) == 2
+
+
+def test_each_round_tells_its_sum_and_its_holders_and_what_is_unchecked_is_said_once() -> None:
+    """Rounds alike share a line."""
+    progress = again(again(followed(group()), group(), number=2), group(answers=12, checked=True), number=3)
+    lines = [line.split() for line in shown(progress).splitlines()]
+    assert ["round", "replies", "summed", "holders"] in [told[:4] for told in lines]
+    assert [told[:4] for told in lines if told[1:2] == ["11/12"]] == [
+        ["1", "11/12", "11/12", "9/12"],
+        ["2", "11/12", "11/12", "9/12"],
+        ["3", "11/12", "11/12", "12/12"],
+    ]
+    assert shown(progress).count("unchecked") == 1
+    assert "rounds 1–2 train: unchecked" in shown(progress)
+
+
+def test_a_group_that_failed_beside_another_is_named_by_its_number() -> None:
+    """The other one's sum stands."""
+    failed = {"code": "secure-sum-unrecoverable", "message": "It stays masked.", "remedy": "Wait."}
+    halves = [{"devices": 6, "holders": 6, "needed": 5, "answers": 5}, {"devices": 6, "holders": 6, "answers": 3}]
+    progress = followed(group(**halves[0], summed=DEVICES[:6]), group(group=1, **halves[1], error=failed, summed=None))
+    assert "group 2" in shown(progress)
+    assert "all devices" not in shown(progress)
+    assert progress.rounds[1].phases["train"].metrics == {"loss": 0.5}
+    assert ["1", "11/12", "6/12", "8/12"] in [line.split()[:4] for line in shown(progress).splitlines()]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_no_column_is_cut_on_the_live_screen_and_the_newest_sum_has_a_line(width: int) -> None:
+    """Metrics give way."""
+    metrics = {"loss": 0.5, "accuracy": 0.75, "f1-macro-average": 0.5, "num-examples": 100}
+    view = RunView(followed(group(metrics=metrics)))
+    view.now = NOW
+    console = Console(width=width, height=30, file=io.StringIO(), color_system=None)
+    console.print(view.drawn(ConsoleDimensions(width, 30)))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "newest sum: round 1 train, 11 of 12 devices, 9 of 12 holders, unchecked\n" in text
+    header = next(line for line in text.splitlines() if "up/dev" in line)
+    assert header.rstrip().endswith("time")
+    assert "…" not in text
+
+
+def test_programs_get_each_phases_groups(argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator) -> None:
+    """Under `secure`; phases in the clear have no such key."""
+    run = coordinator.add_run()
+    coordinator.tell(run, "secure", **SECURE)
+    coordinator.tell(run, "phase-started", round=1, phase="train", devices=DEVICES)
+    coordinator.tell(run, "secure-group", **group())
+    coordinator.tell(run, "phase-finished", round=1, phase="train", seconds=2.0, replied=11, failed=1, metrics={})
+    coordinator.tell_round(run, 2, DEVICES)
+    told = json.loads(argosy("run", "show", str(run), "--json").stdout)
+    assert told["secure"] == SECURE
+    train = told["rounds"][0]["phases"]["train"]
+    assert train["secure"] == [group()]
+    assert train["metrics"] == {"loss": 0.5}
+    assert "secure" not in told["rounds"][1]["phases"]["train"]

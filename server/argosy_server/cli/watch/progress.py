@@ -149,10 +149,11 @@ class RunProgress:
         phase.seconds = past.seconds + seconds if seconds is not None else phase.seconds
         phase.bytes_up = past.bytes_up + int(data.get("bytes_up") or phase.bytes_up - past.bytes_up)
         phase.bytes_down = past.bytes_down + int(data.get("bytes_down") or phase.bytes_down - past.bytes_down)
-        told = summed(phase.groups) if phase.groups else data
+        groups = phase.latest_groups
+        told = summed(groups) if groups else data
         metrics = numbers(told.get("metrics"))
         weight = weight_of(told)
-        for group in phase.groups:  # what its holders were asked and answered
+        for group in groups:  # what its holders were asked and answered
             phase.bytes_up += int(group.get("bytes_up") or 0)
             phase.bytes_down += int(group.get("bytes_down") or 0)
         phase.metrics = merged(past.metrics, past.weight, metrics, weight)
@@ -170,9 +171,12 @@ class RunProgress:
         self.secure = data
 
     def _secure_group(self, data: Data, _: datetime | None) -> None:
-        self._phase(data).groups.append(data)
+        phase = self._phase(data)
+        phase.groups.append(data)
         if data.get("error"):
-            self.failures.append(failure({**data, "device": ALL_DEVICES}))
+            alone = int(data.get("devices") or 0) >= phase.sent
+            who = ALL_DEVICES if alone else f"group {int(data.get('group') or 0) + 1}"
+            self.failures.append(failure({**data, "device": who}))
 
     def _secure_refused(self, data: Data, _: datetime | None) -> None:
         self.failures.append(failure({**data, "phase": f"{data.get('phase', '?')}: {data.get('stage', '?')}"}))
@@ -201,7 +205,7 @@ class RunProgress:
 
 
 ALL_DEVICES = "all devices"
-"""In place of a device, where a failure is that of a whole group."""
+"""In place of a device, where nothing could be summed of any; one of several groups is named by its number."""
 
 _STEPS = {
     "run-started": RunProgress._started,

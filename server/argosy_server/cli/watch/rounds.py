@@ -20,6 +20,8 @@ class Past:
     seconds: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     weight: float = 0.0
+    groups: int = 0
+    """How many groups were summed up by then."""
 
 
 @dataclass
@@ -52,9 +54,15 @@ class Phase:
 
     def again(self, devices: Iterable[str]) -> None:
         """Begin one more exchange, with some of the devices."""
-        self.past = Past(self.bytes_up, self.bytes_down, self.seconds or 0.0, self.metrics, self.weight)
+        seconds, groups = self.seconds or 0.0, len(self.groups)
+        self.past = Past(self.bytes_up, self.bytes_down, seconds, self.metrics, self.weight, groups)
         self.devices = tuple(dict.fromkeys([*self.devices, *devices]))
         self.done = False
+
+    @property
+    def latest_groups(self) -> list[Data]:
+        """The groups of the exchange at hand, or of the last one."""
+        return self.groups[self.past.groups if self.past else 0 :]
 
     @property
     def weighed(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import ConsoleDimensions, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,6 +18,7 @@ from rich.text import Text
 from argosy_server.cli.terminal import firm, table
 from argosy_server.cli.watch.progress import RunProgress, courses, group_failures, headline
 from argosy_server.cli.watch.rounds import Round
+from argosy_server.cli.watch.secure import Sums, newest, sums_of
 from argosy_server.cli.words import (
     clean,
     codec_text,
@@ -55,11 +57,15 @@ class RunView:
         """Draw as much as fits on the screen."""
         progress, width = self.progress, screen.width
         live = [] if progress.over else self.live
-        room = screen.height - _FRAME - (_DEVICES_FRAME if live else 0)
+        summed = newest([progress.rounds[key] for key in sorted(progress.rounds)])
+        room = screen.height - _FRAME - (_DEVICES_FRAME if live else 0) - (1 if summed else 0)
         rounds = min(len(progress.rounds), max(3, room - len(live), room // 3))
         parts: list[RenderableType] = [head(progress, self.now, width=width)]
         if progress.rounds:
             parts += ["", rounds_table(progress, last=rounds, width=width)]
+        if summed:
+            told, well = summed
+            parts.append(Text(told, style="dim" if well else "yellow", no_wrap=True, overflow="ellipsis"))
         if live:
             parts += ["", devices_table(live, most=max(1, room - rounds), width=width)]
         if self.notice is not None:
@@ -141,15 +147,27 @@ def _courses(progress: RunProgress, width: int) -> RenderableType | None:
 def rounds_table(progress: RunProgress, *, last: int | None = None, width: int = 120) -> Table:
     """Return a row for each round, or for the last so many."""
     ordered = [progress.rounds[key] for key in sorted(progress.rounds)]
-    columns = _columns(ordered, width)
+    rows = ordered[-last:] if last else ordered
+    chosen = _columns(ordered, width)
+    for columns in (chosen, courses(ordered), headline(ordered, 1)):  # the last is taken even where it is too wide
+        shown = _rounds(progress, rows, columns[: len(chosen)])
+        if _natural_width(shown) <= width:
+            break
+    return shown
+
+
+def _rounds(progress: RunProgress, rows: Sequence[Round], columns: Sequence[tuple[str, str]]) -> Table:
     names = [_column_name(column) for column in columns]
+    masked = any(sums_of(one) for one in progress.rounds.values())
+    replies = ["replies", *(["summed", "holders"] if masked else [])]
     shares = ["up/dev", "down/dev"]
-    shown = table("round", "replies", *names, *shares, "time", right=["round", "replies", *names, *shares, "time"])
-    for one in ordered[-last:] if last else ordered:
+    shown = table("round", *replies, *names, *shares, "time", right=["round", *replies, *names, *shares, "time"])
+    for one in rows:
         current = not progress.over and progress.current is not None and one.number == progress.current[0]
         shown.add_row(
             str(one.number),
             _replies(one),
+            *(_sums(sums_of(one)) if masked else ()),
             *(number(one.metrics(phase)[name]) if name in one.metrics(phase) else "" for phase, name in columns),
             _share(one.up_a_device, one.ratio_up) if one.phases else "",
             _share(one.down_a_device, one.ratio_down) if one.phases else "",
@@ -157,6 +175,22 @@ def rounds_table(progress: RunProgress, *, last: int | None = None, width: int =
             style="cyan" if current else None,
         )
     return shown
+
+
+def _natural_width(made: Table) -> int:
+    """Return how wide a table is that nothing is cut from."""
+    cells = [[column.header, *column.cells] for column in made.columns]
+    widest = [max(cell_len(it.plain if isinstance(it, Text) else str(it)) for it in column) for column in cells]
+    return sum(widest) + made.padding[1] * (len(widest) - 1)
+
+
+def _sums(sums: Sums | None) -> tuple[Text, Text]:
+    """Return `11/12` devices in the sum and `9/12` holders that answered; yellow where nothing checks the sum."""
+    if sums is None:
+        return Text(""), Text("")
+    lost = "red" if sums.failed == sums.groups else "yellow" if sums.failed else ""
+    summed = Text(f"{sums.summed}/{sums.devices}", style=lost or ("yellow" if sums.summed < sums.devices else ""))
+    return summed, Text(f"{sums.answers}/{sums.holders}", style=lost or ("yellow" if sums.unchecked else ""))
 
 
 def _columns(ordered: Sequence[Round], width: int) -> list[tuple[str, str]]:

@@ -54,7 +54,7 @@ def test_flags_reach_the_coordinator(
         (["--codec", "eden:5"], (CodecUnknown, "1, 2, 3 or 4")),
         (["--codec-down", "int4"], (CodecUnknown, "int8")),
         (["--codec-arrays", "w=zip"], (CodecUnknown, "zip")),
-        (["--codec", "ring:65521"], (CodecUnsuitable, "secure aggregation")),
+        (["--codec", "ring:65521"], (CodecUnsuitable, "--secure")),
         (["--codec", ""], (RunConfigInvalid, "codec.up")),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import ArrayRecord, RecordDict
 
-from argosy_common.errors import ArgosyError, SecureTooFewDevices
+from argosy_common.errors import ArgosyError, ReplyInvalid, SecureTooFewDevices
 from argosy_common.flower.secure.reply import aggregate
 from argosy_common.flower.secure.session import GroupSession
 from argosy_common.flower.secure.vectors import moved
@@ -91,9 +91,13 @@ class Outcome:
 
 
 def fold(sessions: Sequence[GroupSession], weight_key: str) -> Outcome:
-    """Return what groups that are over come to; groups whose names differ from the first one's are left out."""
+    """Return what groups that are over come to; one whose names differ from the first one's counts as failed."""
     sums = [session for session in sessions if session.sum is not None]
-    alike = tuple(session for session in sums if _form(session) == _form(sums[0]))
+    for session in sums[1:]:
+        if _form(session) != _form(sums[0]):
+            session.sum = None
+            session.error = ReplyInvalid(why="its group's records or metrics have other names than the first group's")
+    alike = tuple(session for session in sums if session.sum is not None)
     errors = [session.error for session in sessions if session.error is not None]
     missing = SecureTooFewDevices(needed=FEWEST_CLIENTS, what="devices that take part in the round", found=0)
     return Outcome(alike, errors[0] if errors else missing, weight_key)

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from argosy_common.statement import encoded
+
 SEED_BYTES = 32
 
 Elements = NDArray[np.unsignedinteger[Any]]
@@ -29,18 +31,6 @@ class Suite(StrEnum):
     """Where the CPU has AES instructions."""
     CHACHA = "chacha20"
     """Where it has not, as on a Raspberry Pi 4."""
-
-
-def encoded(purpose: str, *parts: bytes | int) -> bytes:
-    """Return a purpose and its parts as one string of bytes that no other purpose and parts give.
-
-    Each is preceded by its length (u32, big-endian); an integer is eight bytes, big-endian.
-    """
-    pieces: list[bytes] = []
-    for each in (purpose.encode(), *parts):
-        piece = each.to_bytes(8, "big") if isinstance(each, int) else each
-        pieces += (len(piece).to_bytes(4, "big"), piece)
-    return b"".join(pieces)
 
 
 def derive(secret: bytes, purpose: str, *parts: bytes | int) -> bytes:

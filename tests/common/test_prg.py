@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from argosy_common.prg import Elements, KeyStream, Suite, derive, encoded, uniform
+from argosy_common.prg import Elements, KeyStream, Suite, derive, uniform
+from argosy_common.statement import encoded
 
 PRIMES = (65521, 251)
 SUITES = tuple(Suite)

@@ -36,12 +36,12 @@ class SecureParametersRefused(ArgosyError):
 
 
 class PeerUnlisted(ArgosyError):
-    """The roster names a device that the operator's fleet list does not."""
+    """A device that the operator's fleet list does not name was to take part in a secure round."""
 
     code = "peer-unlisted"
     exit_code = 75
     fault = Fault.OPERATOR
-    template = "The device {peer} is in the secure round's roster and not on the fleet list of version {version}."
+    template = "The device {peer} was to take part in a secure round and is not on the fleet list of version {version}."
     remedy = "If you enrolled it, sign a new list with `argosy fleet sign`; if you did not, somebody made it up."
 
 
@@ -82,7 +82,7 @@ class SecureRetryRefused(ArgosyError):
     exit_code = 79
     fault = Fault.PEER
     template = "The device refuses to run the same instruction again: {why}."
-    remedy = "Go on with the next round, or start a new run: what the first try revealed must stay the only thing."
+    remedy = "Go on with the next round; `argosy fleet undecided` lists what the operator may override."
 
 
 class SecureSetRefused(ArgosyError):
@@ -173,6 +173,16 @@ class FleetListOutdated(ArgosyError):
     fault = Fault.PEER
     template = "The fleet list of version {found} is refused: {why}."
     remedy = "Sign the successor of the newest list, and put it on the coordinator with `argosy fleet install`."
+
+
+class OverrideInvalid(ArgosyError):
+    """An override of an undecided attempt is not one, or not to be had."""
+
+    code = "secure-override-invalid"
+    exit_code = 92
+    fault = Fault.OPERATOR
+    template = "The override {where} is not valid: {why}."
+    remedy = "`argosy fleet undecided` lists what can be overridden, `argosy fleet override` signs it."
 
 
 class SecureRequired(ArgosyError):

@@ -195,6 +195,15 @@ def named_operator(data: bytes, *, where: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def read(data: bytes, *, where: str) -> FleetList:
+    """Return a signed list, checked against the key that it names itself: for a coordinator, which decides nothing.
+
+    Raises:
+        FleetListInvalid: as of `named_operator` and `verify`.
+    """
+    return verify(data, named_operator(data, where=where), where=where)
+
+
 def parse(payload: bytes, *, where: str) -> FleetList:
     """Read a payload or a draft. Says nothing about who made it.
 

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Annotated, Literal, Self
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from argosy_common.errors import SecureMessageMalformed
 from argosy_common.prg import Suite
+from argosy_common.secagg import canonical
+from argosy_common.secagg.canonical import Digest, Message
 from argosy_common.secagg.limbs import MOST_SLOTS, Weighting
 from argosy_common.secagg.parameters import MOST_HOLDERS
 from argosy_common.secagg.sealing import (
@@ -42,12 +42,11 @@ LABEL = b"argosy/secagg/v1"
 PREKEYS = "argosy/secagg/prekeys"
 MOST_PREKEYS = 256
 """Of a batch."""
-MOST_BYTES = 4 * 1024 * 1024
-"""Of any message, arrays apart. Message 1 of a model of 10^9 values has 1 MB of scales."""
+MOST_BYTES = canonical.MOST_BYTES
+"""Of any message, arrays apart."""
 MOST_VALUES = 2**30
 COORDINATOR = "the coordinator"
 
-Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=8, max_length=MOST_SIGNATURE)]
 PublicKey = Annotated[bytes, Field(min_length=32, max_length=128)]
 Key = Annotated[bytes, Field(min_length=PREKEY_BYTES, max_length=PREKEY_BYTES)]
@@ -56,42 +55,6 @@ Indices = Annotated[tuple[Index, ...], Field(max_length=MOST_HOLDERS)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Name = Annotated[str, Field(max_length=256)]
 Slot = tuple[Name, Annotated[int, Field(ge=-1, le=MOST_SLOTS)]]
-
-
-class Message(BaseModel):
-    """The base of all messages."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @cached_property
-    def packed(self) -> bytes:
-        """The canonical bytes."""
-        data: bytes = msgpack.packb(self.model_dump(mode="python"), use_bin_type=True)
-        return data
-
-    @classmethod
-    def parse(cls, data: object, *, peer: str) -> Self:
-        """Return the message that `data` holds.
-
-        Raises:
-            SecureMessageMalformed: it is no such message, or not in its canonical bytes.
-        """
-        if not isinstance(data, bytes) or len(data) > MOST_BYTES:
-            raise SecureMessageMalformed(peer=peer, why=f"{cls.__name__}: not bytes, or too many")
-        try:
-            found = cls.model_validate(
-                msgpack.unpackb(data, raw=False, use_list=False, strict_map_key=True, max_ext_len=0)
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-            why = str(error)
-        else:
-            if found.packed == data:
-                return found
-            why = "its bytes are not the canonical ones"
-        raise SecureMessageMalformed(peer=peer, why=f"{cls.__name__}: {why}")
 
 
 class Prekey(Message):
@@ -330,7 +293,7 @@ class Vote(Message):
     def signed_by(self, identity_key: SigningKey) -> Self:
         """Return the vote with its holder's signature."""
         signature = sign(identity_key, "argosy/secagg/vote", *self._statement())
-        return self.model_copy(update={"signature": signature})
+        return self.changed(signature=signature)
 
     def holds(self, identity: VerifyingKey) -> bool:
         """Tell whether the signature is that of `identity`."""
@@ -357,7 +320,7 @@ class Answer(Message):
     def signed_by(self, identity_key: SigningKey) -> Self:
         """Return the answer with its holder's signature."""
         signature = sign(identity_key, "argosy/secagg/answer", self.sid, bytes_of(self.members), self.total)
-        return self.model_copy(update={"signature": signature})
+        return self.changed(signature=signature)
 
     def holds(self, identity: VerifyingKey) -> bool:
         """Tell whether the signature is that of `identity`."""

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from argosy_common.prg import Suite, derive, encoded
+from argosy_common.prg import Suite, derive
+from argosy_common.statement import encoded
 
 BOX_OVERHEAD = 16
 """Bytes of a box beyond its content."""
@@ -111,7 +112,7 @@ def verifying_key(der: bytes) -> VerifyingKey:
 
 
 def sign(key: SigningKey, purpose: str, *parts: bytes | int) -> bytes:
-    """Sign a purpose and its parts; see `argosy_common.prg.encoded`."""
+    """Sign a purpose and its parts; see `argosy_common.statement.encoded`."""
     return key.sign(encoded(purpose, *parts), ec.ECDSA(hashes.SHA256()))
 
 

@@ -175,7 +175,7 @@ def _secured(
     grid: Grid, settings: SecureSettings, assignment: Assignment, port: DaemonPort, observer: RunObserver
 ) -> Grid:
     from argosy_common.flower.secure.grid import SecureGrid  # noqa: PLC0415  (ten megabytes that other runs can spare)
-    from argosy_common.flower.secure.ledger import Ledger  # noqa: PLC0415
+    from argosy_common.secure_ledger import Ledger  # noqa: PLC0415
 
     observer.layer_event = "secure"
     observer.layer = SecureGrid(

@@ -8,9 +8,10 @@
                   cohort.py    who is in a group, with which prekeys
                   session.py   one group's round over a Grid: the stages of `secagg.round`, by messages
                   scales.py    the ring codec's scales from round to round
-                  ledger.py    sets and certificates, kept for the rule of attempts
     both          parcels.py   the protocol's messages as records of Flower messages
                   digest.py    the digest of a whole instruction
+
+What the coordinator keeps for the rule of attempts is in `argosy_common.secure_ledger`, which its daemon reads as well.
 
 Neither the client app, nor the server app, nor the strategy knows.
 """

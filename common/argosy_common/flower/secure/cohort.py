@@ -9,14 +9,21 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from argosy_common.clock import Clock
-from argosy_common.errors import ArgosyError, RosterInvalid, SecureMessageMalformed, SecureSignatureInvalid
+from argosy_common.errors import (
+    ArgosyError,
+    PeerUnlisted,
+    RosterInvalid,
+    SecureMessageMalformed,
+    SecureSignatureInvalid,
+)
 from argosy_common.flower.courier import Courier
 from argosy_common.flower.secure import HOLDER, SECAGG, parcels
-from argosy_common.flower.secure.ledger import Attempt
 from argosy_common.flower.secure.parcels import Stage
+from argosy_common.secagg.fleet import FleetList
 from argosy_common.secagg.messages import Prekey, PrekeyBatch
 from argosy_common.secagg.parameters import FEWEST_CLIENTS, MOST_CLIENTS
 from argosy_common.secagg.sealing import fingerprint, verifying_key
+from argosy_common.secure_ledger import Attempt
 
 BATCH = 32
 """Prekeys that a device is asked for at once."""
@@ -32,14 +39,25 @@ class PrekeyPool:
 
     Args:
         courier: to ask for more.
-        expected: the identity that a node id stands for (its fingerprint's first 8 bytes are the id), or None where
-            node ids mean nothing, as on Flower's own transport.
+        fleet: the operator's list; devices that it does not name are left out, as the others would refuse to take part
+            with one of them. None: there is none.
+        node_ids_are_identities: whether a node id is that of an identity (its fingerprint's first 8 bytes), or means
+            nothing, as on Flower's own transport.
     """
 
-    def __init__(self, courier: Courier, clock: Clock, refused: Refused, *, node_ids_are_identities: bool) -> None:
+    def __init__(
+        self,
+        courier: Courier,
+        clock: Clock,
+        refused: Refused,
+        *,
+        fleet: FleetList | None = None,
+        node_ids_are_identities: bool,
+    ) -> None:
         self._courier = courier
         self._clock = clock
         self._refused = refused
+        self._fleet = fleet
         self._strict = node_ids_are_identities
         self._unused: dict[int, list[Prekey]] = {}
         self._identities: dict[int, bytes] = {}
@@ -47,8 +65,11 @@ class PrekeyPool:
     def take(self, nodes: Sequence[int]) -> dict[int, Prekey]:
         """Return one prekey of each node that has or gives one; what the others did instead is told."""
         lacking = [node for node in nodes if not self._unused.get(node)]
-        if lacking:
-            self._ask(lacking)
+        for node in lacking:
+            if (error := self._unlisted(self._identities.get(node))) is not None:
+                self._refused(node, Stage.PREKEYS, error)
+        if asked := [node for node in lacking if self._unlisted(self._identities.get(node)) is None]:
+            self._ask(asked)
         return {node: self._unused[node].pop() for node in nodes if self._unused.get(node)}
 
     def _ask(self, nodes: Sequence[int]) -> None:
@@ -86,8 +107,16 @@ class PrekeyPool:
         known = self._identities.setdefault(node, own)
         if known != own or (self._strict and int.from_bytes(own[:8], "big") != node):
             raise RosterInvalid(why=f"the {peer} shows the identity of another device")
+        if (unlisted := self._unlisted(own)) is not None:
+            raise unlisted
         if not prekey.holds():
             raise SecureSignatureInvalid(peer=peer, what="its prekeys")
+
+    def _unlisted(self, identity: bytes | None) -> PeerUnlisted | None:
+        """Return why a device is left out that the operator does not vouch for; None for one whose identity is new."""
+        if self._fleet is None or identity is None or self._fleet.lists(identity):
+            return None
+        return PeerUnlisted(peer=identity.hex()[:16], version=self._fleet.version)
 
 
 @dataclass(frozen=True)

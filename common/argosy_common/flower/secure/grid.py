@@ -31,7 +31,6 @@ from argosy_common.flower.messages import round_of
 from argosy_common.flower.secure import SECAGG, parcels
 from argosy_common.flower.secure.cohort import Cohort, PrekeyPool, in_groups
 from argosy_common.flower.secure.digest import instruction_digest
-from argosy_common.flower.secure.ledger import Ledger
 from argosy_common.flower.secure.outcome import Outcome, fold
 from argosy_common.flower.secure.parcels import Stage
 from argosy_common.flower.secure.scales import Scales
@@ -39,12 +38,14 @@ from argosy_common.flower.secure.session import GroupSession
 from argosy_common.flower.secure.vectors import vector_size
 from argosy_common.logs import get_logger
 from argosy_common.run_settings import SecureSettings
+from argosy_common.secagg import fleet as fleet_lists
 from argosy_common.secagg.admission import Admission
 from argosy_common.secagg.client import ring_round
 from argosy_common.secagg.messages import Announcement, Prekey, Prior, Signed, run_id
 from argosy_common.secagg.parameters import FEWEST_CLIENTS, Parameters
 from argosy_common.secagg.round import GroupRound
-from argosy_common.secagg.sealing import public_der, sign, verifying_key
+from argosy_common.secagg.sealing import fingerprint, public_der, sign, verifying_key
+from argosy_common.secure_ledger import Attempt, Ledger
 
 log = get_logger(__name__)
 
@@ -92,13 +93,15 @@ class SecureGrid(Grid):
         strategy: the strategy that will use this grid.
         app: the digest of the app's bundle, if the devices know it.
         run_config: the run's configuration, as the devices get it.
-        fleet: the operator's signed fleet list, and its version; None: coordinator trusted at enrolment.
+        fleet: the operator's signed fleet list, and its version; None: coordinator trusted at enrolment. Devices that
+            it does not name are left out, and told of: the others would refuse to take part with one of them.
         ledger: where sets and endings are written down; by default in memory.
         node_ids_are_identities: whether a node id is that of its identity key, as on Argosy's own transport.
         report: is told what happens; see `Outcome.described`.
 
     Raises:
         SecureUnsuitable: the strategy looks at single updates.
+        FleetListInvalid: the fleet list is none.
     """
 
     def __init__(
@@ -128,7 +131,11 @@ class SecureGrid(Grid):
         self._rng = rng or np.random.default_rng()
         self._courier = Courier(grid, self._clock, sleep)
         self._pool = PrekeyPool(
-            self._courier, self._clock, self._refused, node_ids_are_identities=node_ids_are_identities
+            self._courier,
+            self._clock,
+            self._refused,
+            fleet=None if fleet is None else fleet_lists.read(fleet[1], where="of this run"),
+            node_ids_are_identities=node_ids_are_identities,
         )
         self._scales = Scales(self._settings.prime, self._settings.bound)
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -261,6 +268,7 @@ class SecureGrid(Grid):
         announcement = self._announcement(phase, number, group, parameters)
         signature = sign(self._key, "argosy/secagg/announcement", announcement.packed)
         message_1 = Signed(announcement=announcement.packed, signature=signature).packed
+        self._write_down(announcement)
         bound = RecordDict(dict(content))
         bound[SECAGG] = ConfigRecord({"stage": Stage.UPDATE, parcels.MESSAGE_1: message_1})
         if self._fleet is not None:
@@ -313,9 +321,30 @@ class SecureGrid(Grid):
             deadline_s=phase.timeout + self._settings.recovery,
             instruction=phase.instruction,
             fixed=() if before is None else tuple(sorted(before.released)),
-            prior=None if before is None else Prior(sid=before.sid, certificate=before.certificate),
+            prior=None if before is None else self._prior(before),
             roster=tuple(group.roster),
         )
+
+    def _prior(self, before: Attempt) -> Prior:
+        """Return what shows how an attempt ended: its certificate, else the operator's override, else nothing."""
+        if before.certificate:
+            return Prior(sid=before.sid, certificate=before.certificate)
+        override = self._ledger.override(before.sid)
+        name = "secure.overridden" if override else "secure.undecided"
+        log.warning(name, sid=before.sid.hex(), devices=len(before.members))
+        return Prior(sid=before.sid, override=override)
+
+    def _write_down(self, announcement: Announcement) -> None:
+        """Write an attempt down before anybody is told of it: those who answer are bound by it.
+
+        Raises:
+            StorageFailed, DiskFull: it could not be written.
+        """
+        members = tuple(fingerprint(prekey.identity) for prekey in announcement.roster)
+        attempt = Attempt(
+            sid=announcement.sid, attempt=announcement.attempt, members=members, released=announcement.fixed
+        )
+        self._ledger.write(announcement.instruction, attempt)
 
     def _converse(self, phase: _Phase) -> None:
         """Let all groups go on side by side, until each is over."""

@@ -31,13 +31,14 @@ from argosy_common.flower.secure.keep import Keep
 from argosy_common.flower.secure.parcels import Stage
 from argosy_common.flower.secure.reply import client_update, plain
 from argosy_common.flower.secure.vectors import vector_size
+from argosy_common.secagg import override
 from argosy_common.secagg.admission import Admission, admit, opened
 from argosy_common.secagg.binding import Ending, earlier, may_retry, may_send
 from argosy_common.secagg.certificate import certified
 from argosy_common.secagg.client import Entropy, mask_update
 from argosy_common.secagg.messages import COORDINATOR, MOST_BYTES, Announcement, Certificate
 from argosy_common.secagg.parameters import Parameters
-from argosy_common.secagg.sealing import fingerprint, signed, verifying_key
+from argosy_common.secagg.sealing import fingerprint, verifying_key
 
 Call = Callable[[Message, Context], Message]
 
@@ -129,11 +130,11 @@ class SecureMod:
         prior = announcement.prior
         if sid is None or prior is None or prior.sid != sid:
             return Ending.UNKNOWN, []
+        before = self._keep.journal.announcement(sid)
         if prior.override:
             operator = self._keep.operator
-            sound = operator is not None and signed(operator, prior.override, "argosy/secagg/override", sid)
-            return Ending.ABORTED if sound else Ending.UNKNOWN, []
-        before = self._keep.journal.announcement(sid)
+            sound = operator is not None and override.holds(operator, sid, prior.override)
+            return _unsummed(before) if sound else (Ending.UNKNOWN, [])
         if before is None or not prior.certificate:
             return Ending.UNKNOWN, []
         parameters = Parameters(len(before.roster), before.A, before.U, before.T, before.p)
@@ -143,8 +144,14 @@ class SecureMod:
         except ValueError as error:
             raise SecureRetryRefused(why=f"the proof of how its last try ended does not hold: {error}") from None
         if found.aborted:
-            return Ending.ABORTED, []
+            return _unsummed(before)
         return Ending.RELEASED, [fingerprint(before.roster[i].identity) for i in found.members]
+
+
+def _unsummed(before: Announcement | None) -> tuple[Ending, list[bytes]]:
+    """Return the ending of an attempt that revealed nothing; what one before it revealed binds the next one as well."""
+    fixed = list(before.fixed) if before is not None else []
+    return (Ending.RELEASED if fixed else Ending.ABORTED), fixed
 
 
 def _model(content: RecordDict, announcement: Announcement) -> ArrayRecord | None:

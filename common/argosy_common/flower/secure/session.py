@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from argosy_common.clock import Clock
-from argosy_common.errors import ArgosyError, ProgrammingError, SecureMessageMalformed
+from argosy_common.errors import ArgosyError, SecureMessageMalformed
 from argosy_common.flower.courier import Courier
 from argosy_common.flower.secure import SECAGG, parcels
 from argosy_common.flower.secure.asking import Question
-from argosy_common.flower.secure.ledger import Attempt, Ledger
 from argosy_common.flower.secure.parcels import Stage
 from argosy_common.logs import get_logger
 from argosy_common.prg import Elements
@@ -22,6 +21,7 @@ from argosy_common.secagg.client import vector_length
 from argosy_common.secagg.messages import Answer, Handover, SignedHeader, Vote
 from argosy_common.secagg.parameters import Parameters
 from argosy_common.secagg.round import GroupRound, GroupSum, State, all_of
+from argosy_common.secure_ledger import Attempt, Ledger
 
 log = get_logger(__name__)
 
@@ -84,6 +84,7 @@ class GroupSession:
         self._number = number
         self._boxes: dict[int, Mapping[str, Array]] = {}
         self._shared = ArrayRecord()
+        self._handed_over = False
         self._certificate = b""
         self._aborts: dict[int, Vote] = {}
         self._question: Question | None = None
@@ -150,6 +151,7 @@ class GroupSession:
         self._uploads.clear()
         try:
             handover = self.round.close()
+            self._handed_over = True
             self._write_down()
         except ArgosyError as error:
             self._fail(error)
@@ -288,18 +290,17 @@ class GroupSession:
         """Write the set, and once there is one its certificate, to the ledger.
 
         Raises:
-            ProgrammingError: it could not be written; nothing may be sent that relies on it.
+            StorageFailed, DiskFull: it could not be written; nothing may be sent that relies on it.
         """
         admission, found = self.round.admission, self.round.certified
+        fixed = admission.announcement.fixed
         attempt = Attempt(
             sid=admission.sid,
             attempt=admission.announcement.attempt,
             members=admission.fingerprints,
-            root=self.round.root if self.round.clients else b"",
+            updates=len(self.round.clients),
+            root=self.round.root if self._handed_over else b"",
             certificate=self._certificate,
-            released=() if found is None else tuple(admission.fingerprints[i] for i in found.members),
+            released=fixed if found is None else tuple(admission.fingerprints[i] for i in found.members),
         )
-        try:
-            self._ledger.write(admission.announcement.instruction, attempt)
-        except OSError as error:
-            raise ProgrammingError(what=f"the ledger of secure rounds cannot be written: {error}") from error
+        self._ledger.write(admission.announcement.instruction, attempt)

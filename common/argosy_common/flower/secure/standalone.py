@@ -42,7 +42,7 @@ from argosy_common.x509 import device_id, generate_identity_key, save_key
 
 if TYPE_CHECKING:
     from argosy_common.flower.secure.grid import Report, SecureGrid
-    from argosy_common.flower.secure.ledger import Ledger
+    from argosy_common.secure_ledger import Ledger
 
 FOLDER = "argosy-secure-dir"
 """The key of a node's configuration that says where it keeps its own side of secure rounds."""
@@ -160,7 +160,7 @@ def secure_grid(
         SecureStateLost: the ledger's folder cannot be made.
     """
     from argosy_common.flower.secure.grid import SecureGrid  # noqa: PLC0415  (nodes import this module, and not that)
-    from argosy_common.flower.secure.ledger import Ledger  # noqa: PLC0415
+    from argosy_common.secure_ledger import Ledger  # noqa: PLC0415
 
     folder = _state_folder() / "ledger"
     with _errors(folder):

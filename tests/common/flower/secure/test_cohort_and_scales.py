@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from argosy_common.codec.ring import MARGIN, RingRound, RingSum
 from argosy_common.errors import SecureMessageMalformed
 from argosy_common.flower.secure.cohort import in_groups
-from argosy_common.flower.secure.ledger import Attempt, Ledger
 from argosy_common.flower.secure.scales import Scales
 from argosy_common.secagg.messages import Prekey
 from argosy_common.secagg.sealing import fingerprint
+from argosy_common.secure_ledger import Attempt, Ledger
 
 
 def prekeys(count: int) -> dict[int, Prekey]:
@@ -64,6 +64,9 @@ def test_the_ledger_keeps_the_last_attempt_of_each_group(tmp_path: Path, *, on_d
     for each in (one, other, certified):
         ledger.write(b"i" * 32, each)
     assert set(ledger.attempts(b"i" * 32)) == {other, certified}
+    ledger.write(b"i" * 32, again)
+    assert ledger.attempts(b"i" * 32) == (certified, other, again)
+    again = again.changed(root=bytes(32))
     ledger.write(b"i" * 32, again)
     assert ledger.attempts(b"j" * 32) == ()
     if folder is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from argosy_common.flower.secure.ledger import Ledger
+from argosy_common.secure_ledger import Ledger
 from tests.common.flower.secure.fleet import SecureFleet, instructions
 from tests.common.flower.secure.test_secure_grid import BASE, check
 

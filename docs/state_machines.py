@@ -14,6 +14,7 @@ from typing import TypeVar
 from argosy_client import instruction
 from argosy_common.blobs import receiver, sender
 from argosy_common.link import connection
+from argosy_common.secagg import round as secure_round
 from argosy_server import registry
 from argosy_server.store import rows
 
@@ -90,6 +91,13 @@ def machines() -> list[Machine]:
             "common/argosy_common/blobs/receiver.py",
             _name(receiver.ReceiverState.ASKED),
             _moved(receiver.RECEIVER_TRANSITIONS),
+        ),
+        Machine(
+            "A secure round of one group",
+            "In the run process. The set is on disk before `voting`, its certificate before `summing`.",
+            "common/argosy_common/secagg/round.py",
+            secure_round.State.COLLECTING.value,
+            _moved(secure_round.TRANSITIONS),
         ),
         Machine(
             "A connection to the broker",

@@ -102,12 +102,10 @@ def test_every_key_of_a_batch_holds_under_its_one_signature(count: int) -> None:
     assert [each.key for each in prekeys] == list(batch.keys)
     other = public_der(ec.generate_private_key(ec.SECP256R1()).public_key())
     last = prekeys[-1]
-    changes: list[dict[str, object]] = [
-        {"key": bytes(range(32))},
-        {"identity": other},
-        {"path": (*last.path, bytes(32))},
-    ]
+    changes: list[dict[str, object]] = [{"key": bytes(range(32))}, {"identity": other}]
     if count > 1:
-        changes += [{"index": last.index ^ 1}, {"path": last.path[:-1]}, {"index": last.index + 256 // 2 * 2}]
+        changes += [{"index": last.index ^ 1}, {"path": last.path[:-1]}]
+    if count < 128:
+        changes += [{"index": last.index + 128}, {"path": (*last.path, bytes(32))}]
     for change in changes:
-        assert not last.model_copy(update=change).holds()
+        assert not last.changed(**change).holds()

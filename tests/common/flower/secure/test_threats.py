@@ -1,0 +1,514 @@
+"""Every row of the threat table (specs/secure-aggregation.md, 7), with the attacker played and the devices real.
+
+The coordinator is malicious: it knows the protocol, signs what it likes, and talks to the devices' own handlers, whose
+journals and keys lie in files and are opened anew for each message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from argosy_common.errors import (
+    ArgosyError,
+    InstructionDiffers,
+    PeerUnlisted,
+    PrekeyUnknown,
+    RosterInvalid,
+    SecondUpdateRefused,
+    SecureBoxTampered,
+    SecureMessageMalformed,
+    SecureParametersRefused,
+    SecureRequired,
+    SecureRetryRefused,
+    SecureSetRefused,
+    SecureSignatureInvalid,
+)
+from argosy_common.flower.secure import SECAGG, parcels
+from argosy_common.flower.secure.keep import Keep
+from argosy_common.flower.secure.mod import SecureMod
+from argosy_common.flower.secure.parcels import Stage
+from argosy_common.prg import Suite
+from argosy_common.secagg.admission import Policy, admit
+from argosy_common.secagg.client import digest_of
+from argosy_common.secagg.messages import Answer, Header, Prior, SignedHeader
+from argosy_common.secagg.sealing import BoxAddress, public_der, seal
+from argosy_common.x509 import generate_identity_key
+from tests.common.flower.secure.attacks import Attacker, box_of, certify, header_of, vote_of
+from tests.common.flower.secure.fleet import SecureFleet, instructions
+from tests.common.flower.secure.test_secure_grid import BASE, check
+
+FOUR = range(4)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> SecureFleet:
+    """Six devices: U = 5, T = 1, Q = 4, n_min = 3."""
+    return SecureFleet(tmp_path, 6)
+
+
+@pytest.fixture
+def attacker(fleet: SecureFleet) -> Attacker:
+    """The coordinator."""
+    return Attacker(fleet)
+
+
+def journal_of(fleet: SecureFleet, node: int) -> tuple[int, int]:
+    """How many updates a device sent, and how many votes it cast."""
+    journal = fleet.keep(node).journal
+    sent, cast = (journal._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("sent", "cast"))  # noqa: S608
+    journal.close()
+    return sent, cast
+
+
+# --- mints or swaps devices and keys ----------------------------------------------------------------------------------
+
+
+def test_a_roster_with_one_swapped_or_one_doubled_entry_is_refused_by_every_device(attacker: Attacker) -> None:
+    """A key that another device signed; a device twice; a key twice; a device that is not in it."""
+    nodes = attacker.fleet.nodes
+    honest = attacker.announce(nodes, 1)
+    first, second, *rest = honest.roster
+    rosters = {
+        "swapped": (first.changed(key=second.key), second, *rest),
+        "foreign": (first.changed(identity=second.identity), *rest, second),
+        "doubled": (first, first, *rest),
+        "doubled key": (first.changed(identity=honest.coordinator), first, *rest),
+    }
+    for name, roster in rosters.items():
+        for node in nodes[2:]:
+            with pytest.raises(RosterInvalid):
+                attacker.train(node, honest.changed(roster=roster))
+            assert journal_of(attacker.fleet, node) == (0, 0), name
+    with pytest.raises((RosterInvalid, SecureParametersRefused)):
+        attacker.train(nodes[0], attacker.announce(nodes[1:], 1))
+    assert not attacker.fleet.calls
+
+
+def test_a_minted_device_is_unlisted_and_every_honest_device_refuses(tmp_path: Path) -> None:
+    """With an operator's key the coordinator's word counts for nothing."""
+    fleet = SecureFleet(tmp_path, 5, operator=True)
+    attacker = Attacker(fleet)
+    version, data = fleet.listed(fleet.nodes[:4])
+    announcement = attacker.announce(fleet.nodes, 1, fleet_version=version)
+    for node in fleet.nodes:
+        with pytest.raises(PeerUnlisted, match=f"{fleet.nodes[4]:016x}"):
+            attacker.train(node, announcement, fleet=parcels.bytes_record(list=data))
+    assert not fleet.calls
+    minted = generate_identity_key()
+    with pytest.raises(ArgosyError):
+        attacker.train(fleet.nodes[0], announcement)  # no list at all
+    assert public_der(minted.public_key()) not in {key.identity for key in announcement.roster}
+
+
+# --- a different scale, cap, model, configuration for one client ------------------------------------------------------
+
+
+@pytest.mark.parametrize("changed", [{"scales": b"\xca\xf2\x49\x71" * 2}, {"w_cap": 1}, {"seed": b"x" * 32}], ids=str)
+def test_a_victim_with_a_scale_or_cap_of_its_own_is_in_a_round_of_its_own(
+    attacker: Attacker, changed: dict[str, Any]
+) -> None:
+    """Scales of 1e30 for the others: their sids differ, no header of theirs is one of the victim's round."""
+    nodes = attacker.fleet.nodes
+    normal = attacker.announce(nodes, 1)
+    strange = normal.changed(**changed)
+    assert normal.sid != strange.sid
+    updates = {0: attacker.train(nodes[0], normal)}
+    updates |= {i: attacker.train(nodes[i], strange) for i in range(1, 6)}
+    for announcement in (normal, strange):
+        for holder in range(6):
+            with pytest.raises((SecureMessageMalformed, SecureSignatureInvalid)):
+                attacker.hand(nodes, holder, announcement, updates)
+    assert {journal_of(attacker.fleet, node)[1] for node in nodes} == {0}
+
+
+def test_an_instruction_of_its_own_is_refused_by_the_device_that_gets_it(attacker: Attacker) -> None:
+    """Another model, another learning rate, another type: message 1 names one instruction."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    content = instructions(attacker.fleet)[0].content
+    arrays = content.array_records["arrays"]
+    model = ArrayRecord({name: Array(np.asarray(array.numpy() * 0)) for name, array in arrays.items()})
+    config = ConfigRecord({**dict(content.config_records["config"]), "lr": 1e30})
+    for other in (
+        RecordDict({**dict(content), "arrays": model}),
+        RecordDict({**dict(content), "config": config}),
+        RecordDict({**dict(content), "more": ConfigRecord({"a": 1})}),
+    ):
+        with pytest.raises(InstructionDiffers):
+            attacker.train(nodes[0], announcement, other)
+    assert not attacker.fleet.calls
+    assert journal_of(attacker.fleet, nodes[0]) == (0, 0)
+
+
+# --- different S to different holders -------------------------------------------------------------------------------
+
+
+def test_of_two_sets_no_second_certificate_forms_also_after_restarts(attacker: Attacker) -> None:
+    """Each holder votes once for ever, and Q votes of six leave too few for another Q."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    fewer = {i: updates[i] for i in range(5)}
+    votes = attacker.votes(nodes, announcement, updates, FOUR)
+    for holder in FOUR:
+        with pytest.raises(SecureSetRefused, match="voted for another set"):
+            attacker.hand(nodes, holder, announcement, fewer)
+    others = attacker.votes(nodes, announcement, fewer, [4, 5])
+    for mixed in (others, [*others, *votes[:2]], others * 2):
+        with pytest.raises(SecureSetRefused, match="certificate does not hold"):
+            attacker.hand(nodes, 4, announcement, fewer, stage=Stage.SUM, certificate=certify(mixed))
+    # the first set's certificate moves nobody to sum the second
+    for holder in range(6):
+        with pytest.raises(SecureSetRefused):
+            attacker.hand(nodes, holder, announcement, fewer, stage=Stage.SUM, certificate=certify(votes))
+    # a repeated vote is the same bytes
+    assert attacker.votes(nodes, announcement, updates, FOUR) == votes
+
+
+def test_a_holder_sums_the_certified_set_once_and_forgets_its_key(attacker: Attacker) -> None:
+    """The same answer again; nothing else under this sid."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    certificate = certify(attacker.votes(nodes, announcement, updates, range(5)))
+    one, two = (
+        attacker.hand(nodes, 0, announcement, updates, stage=Stage.SUM, certificate=certificate) for _ in range(2)
+    )
+    assert one.content.config_records[SECAGG] == two.content.config_records[SECAGG]
+    keep = attacker.fleet.keep(nodes[0])
+    assert keep.journal.prekey(announcement.roster[0].key) is None
+    keep.journal.close()
+    with pytest.raises(PrekeyUnknown):
+        attacker.train(nodes[0], attacker.announce(nodes, 2).changed(roster=announcement.roster))
+
+
+# --- a retry with S minus one ----------------------------------------------------------------------------------------
+
+
+def retried(attacker: Attacker, announcement: Any, **changed: Any) -> Any:  # noqa: ANN401  (messages 1)
+    """Return the next attempt at the same instruction, in a later step of the run."""
+    fresh = attacker.announce(attacker.fleet.nodes, announcement.round + 1)
+    told = {"round": announcement.round + 1, "attempt": 1, "roster": fresh.roster, "seed": os.urandom(32)}
+    return announcement.changed(**{**told, **changed})
+
+
+def again(attacker: Attacker, node: int, announcement: Any) -> Message:  # noqa: ANN401  (message 1)
+    """Send a device the first round's instruction again, with another message 1."""
+    return attacker.train(node, announcement, instructions(attacker.fleet, number=1)[0].content)
+
+
+def test_after_a_set_only_exactly_that_set_passes(attacker: Attacker) -> None:
+    """With its certificate; the holders see to it that it is that set."""
+    fleet, nodes = attacker.fleet, attacker.fleet.nodes
+    first = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, first)
+    certificate = certify(attacker.votes(nodes, first, updates, range(5)))
+    whole, fewer = tuple(sorted(fleet.fingerprints)), tuple(sorted(fleet.fingerprints[1:]))
+    prior = Prior(sid=first.sid, certificate=certificate)
+    for wrong in ({}, {"prior": prior}, {"prior": prior, "fixed": fewer}, {"fixed": whole}):
+        with pytest.raises(SecureRetryRefused):
+            again(attacker, nodes[0], retried(attacker, first, **wrong))
+    second = retried(attacker, first, prior=prior, fixed=whole)
+    masked = {i: again(attacker, node, second) for i, node in enumerate(nodes)}
+    with pytest.raises(SecureSetRefused, match="only be summed over the devices of the last one"):
+        attacker.hand(nodes, 0, second, {i: masked[i] for i in range(5)})
+    assert vote_of(attacker.hand(nodes, 0, second, masked)).members == tuple(range(6))
+
+
+def test_after_abort_any_set_passes_and_the_old_round_is_dead(attacker: Attacker) -> None:
+    """Q holders said that nothing will be summed, and stay with it."""
+    nodes = attacker.fleet.nodes
+    first = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, first)
+    aborted = attacker.abort(nodes, first, FOUR)
+    for holder in FOUR:
+        with pytest.raises(SecureSetRefused, match="gave the round up"):
+            attacker.hand(nodes, holder, first, updates)
+    second = retried(attacker, first, prior=Prior(sid=first.sid, certificate=certify(aborted)))
+    masked = {i: again(attacker, nodes[i], second) for i in range(5)}
+    assert vote_of(attacker.hand(nodes, 0, second, masked)).members == tuple(range(5))
+
+
+def test_an_undecided_round_counts_as_released(attacker: Attacker) -> None:
+    """Too few votes, forged votes, or those of another round prove nothing."""
+    nodes = attacker.fleet.nodes
+    first = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, first)
+    votes = attacker.votes(nodes, first, updates, range(3))
+    forged = votes[0].changed(holder=3)
+    for certificate in (b"", certify(votes), certify([*votes, forged]), certify([*votes, votes[0]])):
+        prior = Prior(sid=first.sid, certificate=certificate)
+        with pytest.raises(SecureRetryRefused):
+            again(attacker, nodes[0], retried(attacker, first, prior=prior))
+    assert journal_of(attacker.fleet, nodes[0])[0] == 1
+
+
+# --- the same client in two groups, or the same round in another run --------------------------------------------------
+
+
+def test_a_client_sends_one_update_a_round_whatever_group_or_run_asks(attacker: Attacker) -> None:
+    """Another group, an earlier round, the same instruction in another run."""
+    nodes = attacker.fleet.nodes
+    first = attacker.announce(nodes, 5)
+    content = instructions(attacker.fleet, number=5)[0].content
+    attacker.train(nodes[0], first)
+    fresh = attacker.announce(nodes, 5).roster
+    for changed in ({"group": 1}, {"round": 4}, {"seed": b"y" * 32}):
+        with pytest.raises(SecondUpdateRefused):
+            attacker.train(nodes[0], first.changed(roster=fresh, **changed), content)
+    with pytest.raises(SecureRetryRefused):
+        attacker.train(nodes[0], first.changed(roster=fresh, round=9), content)
+    assert journal_of(attacker.fleet, nodes[0]) == (1, 0)
+
+
+# --- one client claimed both in and out -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_first", [True, False])
+def test_a_client_claimed_both_in_and_out_is_in_one_sum_at_most(attacker: Attacker, *, in_first: bool) -> None:
+    """In the older protocols two sorts of shares give its mask away; here holders only add over one certified set."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    whole = attacker.collect(nodes, announcement)
+    without = {i: whole[i] for i in range(1, 6)}
+    first, second = (whole, without) if in_first else (without, whole)
+    certificate = certify(attacker.votes(nodes, announcement, first, range(5)))
+    answers = [attacker.hand(nodes, j, announcement, first, stage=Stage.SUM, certificate=certificate) for j in range(5)]
+    sets = {Answer.parse(it.content.config_records[SECAGG]["answer"], peer="a device").members for it in answers}
+    assert sets == {tuple(sorted(first))}
+    refused = 0
+    for holder in range(6):
+        for stage in (Stage.VOTE, Stage.SUM):
+            try:
+                attacker.hand(nodes, holder, announcement, second, stage=stage, certificate=certificate)
+            except (SecureSetRefused, SecureMessageMalformed):
+                refused += 1
+    # the holder that has not voted may vote for the other set: one vote, of four that a certificate takes
+    assert refused == 11
+
+
+# --- tiny S -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_tiny_set_is_refused_by_holders_whatever_message_1_says(attacker: Attacker) -> None:
+    """A client counted twice does not help; neither does a smaller n_min."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    for small in ({}, {0: updates[0]}, {0: updates[0], 1: updates[1]}):
+        with pytest.raises((SecureSetRefused, SecureMessageMalformed)):
+            attacker.hand(nodes, 0, announcement, small)
+    with pytest.raises(SecureParametersRefused, match="at least 3"):
+        attacker.train(nodes[0], announcement.changed(n_min=2))
+    assert journal_of(attacker.fleet, nodes[0])[1] == 0
+
+
+def test_a_client_twice_in_a_set_is_refused(attacker: Attacker) -> None:
+    """Three headers of two clients are two."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    doubled = {0: updates[0], 1: updates[1], 2: updates[1]}
+    with pytest.raises(SecureSetRefused, match="twice"):
+        attacker.hand(nodes, 0, announcement, doubled)
+
+
+# --- replay and downgrade ---------------------------------------------------------------------------------------------
+
+
+def test_old_headers_votes_and_certificates_are_worth_nothing_in_another_round(attacker: Attacker) -> None:
+    """All of them bind the sid."""
+    nodes = attacker.fleet.nodes
+    first, second = attacker.announce(nodes, 1), attacker.announce(nodes, 2)
+    old, new = attacker.collect(nodes, first), attacker.collect(nodes, second)
+    certificate = certify(attacker.votes(nodes, first, old, range(5)))
+    with pytest.raises((SecureMessageMalformed, SecureSignatureInvalid)):
+        attacker.hand(nodes, 0, second, {**new, 3: old[3]})
+    attacker.votes(nodes, second, new, range(5))
+    with pytest.raises(SecureSetRefused):
+        attacker.hand(nodes, 0, second, new, stage=Stage.SUM, certificate=certificate)
+
+
+def test_a_cipher_below_the_devices_floor_is_refused(attacker: Attacker) -> None:
+    """The device's own choice counts, whatever all others were told."""
+    announcement = attacker.announce(attacker.fleet.nodes, 1, suite="chacha20")
+    with pytest.raises(SecureParametersRefused, match="cipher"):
+        admit(announcement, attacker.fleet.fingerprints[0], Policy(suites={Suite.AES}))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"U": 4}, {"T": 0}, {"A": 5}, {"p": 65537}, {"U": 6}, {"size": 9000}, {"scales": b""}], ids=str
+)
+def test_parameters_that_are_not_those_of_the_specification_are_refused(
+    attacker: Attacker, changed: dict[str, Any]
+) -> None:
+    """A device works them out for itself."""
+    nodes = attacker.fleet.nodes
+    with pytest.raises(SecureParametersRefused):
+        attacker.train(nodes[0], attacker.announce(nodes, 1, **changed))
+    assert not attacker.fleet.calls
+
+
+def test_a_message_1_that_its_runs_key_did_not_sign_is_refused(attacker: Attacker) -> None:
+    """Nor can a run's id be that of another key."""
+    nodes = attacker.fleet.nodes
+    honest, other = attacker.announce(nodes, 1), public_der(generate_identity_key().public_key())
+    for forged in (honest.changed(coordinator=other), honest.changed(run=b"r" * 16)):
+        with pytest.raises(SecureSignatureInvalid):
+            attacker.train(nodes[0], forged)
+
+
+# --- malformed boxes --------------------------------------------------------------------------------------------------
+
+
+def with_bad_boxes(fleet: SecureFleet, announcement: Any, update: Message, client: int, holders: Any) -> Message:  # noqa: ANN401
+    """Return a malicious client's message 2: some boxes hold nonsense, and all of it is properly signed."""
+    header = Header.parse(header_of(update).header, peer="the client")
+    boxes = {j: box_of(update, j) for j in range(len(announcement.roster))}
+    ephemeral = X25519PrivateKey.generate()
+    for j in boxes:
+        address = BoxAddress(announcement.sid, fleet.fingerprints[client], fleet.fingerprints[j])
+        content = b"\1" + bytes(7) if j in holders else b"\0" + bytes(32)
+        boxes[j] = seal(announcement.prg, ephemeral, announcement.roster[j].key, address, content)
+    changed = header.changed(
+        ephemeral=ephemeral.public_key().public_bytes_raw(),
+        boxes=tuple(hashlib.sha256(boxes[j]).digest() for j in sorted(boxes)),
+    )
+    made = RecordDict(dict(update.content))
+    made[SECAGG] = ConfigRecord(
+        {"stage": Stage.UPDATE, "header": SignedHeader.made(fleet.keys[client], changed).packed}
+    )
+    arrays = dict(update.content.array_records[parcels.UPDATE])
+    arrays |= {parcels.box_name(j): Array(np.frombuffer(box, np.uint8)) for j, box in boxes.items()}
+    made[parcels.UPDATE] = ArrayRecord(arrays)
+    return Message(made, reply_to=Message(RecordDict(), fleet.nodes[client], "train"))
+
+
+def test_a_client_with_malformed_boxes_is_dropped_when_more_than_a_minus_u_complain(tmp_path: Path) -> None:
+    """The others' sum goes on without it, and the complainers can take part in it."""
+    fleet = SecureFleet(tmp_path, 12)
+    attacker = Attacker(fleet)
+    nodes = fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    updates[7] = with_bad_boxes(fleet, announcement, updates[7], 7, range(12))
+    votes = attacker.votes(nodes, announcement, updates, range(12))
+    assert all(7 in vote.complaints for vote in votes)
+    reply = attacker.hand(nodes, 0, announcement, updates, stage=Stage.SUM, certificate=certify(votes))
+    answer = Answer.parse(reply.content.config_records[SECAGG]["answer"], peer="a device")
+    assert answer.members == (0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11)
+
+
+def test_with_fewer_complaints_the_complainers_fall_silent_and_the_client_stays(tmp_path: Path) -> None:
+    """Seeds for all: the three holders that are due elements complain, and three are not more than A − U."""
+    fleet = SecureFleet(tmp_path, 12)
+    attacker = Attacker(fleet)
+    nodes = fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    updates[7] = with_bad_boxes(fleet, announcement, updates[7], 7, ())
+    votes = attacker.votes(nodes, announcement, updates, range(12))
+    complainers = [vote.holder for vote in votes if vote.complaints]
+    assert len(complainers) == 3
+    certificate = certify(votes)
+    for holder in range(12):
+        if holder in complainers:
+            with pytest.raises(SecureSetRefused, match="malformed"):
+                attacker.hand(nodes, holder, announcement, updates, stage=Stage.SUM, certificate=certificate)
+        else:
+            reply = attacker.hand(nodes, holder, announcement, updates, stage=Stage.SUM, certificate=certificate)
+            answer = Answer.parse(reply.content.config_records[SECAGG]["answer"], peer="it")
+            assert answer.members == tuple(range(12))
+
+
+def test_a_box_changed_on_the_way_is_told_as_such_and_no_client_is_blamed(attacker: Attacker) -> None:
+    """The signed digest tells the coordinator's doing from the client's."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    box = box_of(updates[2], 0)
+    changed = bytes([box[0] ^ 1]) + box[1:]
+    with pytest.raises(SecureBoxTampered, match=f"{nodes[2]:016x} for the holder {nodes[0]:016x}"):
+        attacker.hand(nodes, 0, announcement, updates, tamper={2: changed})
+    with pytest.raises(SecureMessageMalformed, match="at most"):
+        attacker.hand(nodes, 0, announcement, updates, tamper={2: box + bytes(100_000)})
+    assert journal_of(attacker.fleet, nodes[0])[1] == 0
+
+
+# --- wrong sums from holders ------------------------------------------------------------------------------------------
+
+
+def lying(fleet: SecureFleet, liars: set[int], *, everywhere: bool = False) -> None:
+    """Let some holders sign and send another sum than theirs: at one coordinate, or each its own at all of them."""
+    rng = np.random.default_rng(7)
+
+    def lie(node: int, stage: str, message: Message) -> Message | None:
+        if stage != Stage.SUM or node not in liars:
+            return None
+        total = message.content.array_records[parcels.TOTAL][parcels.SUMMED].numpy()
+        lies = rng.integers(1, 65521, len(total))
+        some = slice(None) if everywhere else slice(len(total) // 2, len(total) // 2 + 1)
+        total[some] = (total[some].astype(np.int64) + lies[some]) % 65521
+        told = Answer.parse(message.content.config_records[SECAGG]["answer"], peer="it")
+        key = fleet.keys[fleet.nodes.index(node)]
+        answer = told.changed(total=digest_of(total)).signed_by(key)
+        message.content[SECAGG] = ConfigRecord({"stage": Stage.SUM, "answer": answer.packed})
+        message.content[parcels.TOTAL] = ArrayRecord({parcels.SUMMED: Array(total)})
+        return message
+
+    fleet.up = lie
+
+
+def test_one_wrong_sum_of_u_plus_two_is_put_right_and_its_holder_named(tmp_path: Path) -> None:
+    """Twelve answer, nine are needed: one liar at one coordinate."""
+    fleet = SecureFleet(tmp_path, 12)
+    liar = fleet.nodes[4]
+    lying(fleet, {liar})
+    (reply,) = fleet.grid().send_and_receive(instructions(fleet, BASE), timeout=100)
+    check(reply, fleet.nodes)
+    (group,) = fleet.told("secure-group")
+    assert group["wrong"] == [f"{liar:016x}"]
+    assert group["checked"]
+
+
+def test_with_exactly_u_answers_the_sum_is_flagged_as_unchecked(tmp_path: Path) -> None:
+    """Nothing is left over to check with."""
+    fleet = SecureFleet(tmp_path, 12)
+    fleet.away = {(node, Stage.SUM) for node in fleet.nodes[:3]}
+    fleet.grid().send_and_receive(instructions(fleet), timeout=100)
+    (group,) = fleet.told("secure-group")
+    assert (group["answers"], group["checked"], group["wrong"]) == (9, False, [])
+
+
+def test_more_liars_than_can_be_put_right_fail_the_round_by_name(tmp_path: Path) -> None:
+    """Two of eleven, with nine needed: found out, not believed. Had they agreed on their lies, they could frame a third."""
+    fleet = SecureFleet(tmp_path, 12)
+    lying(fleet, set(fleet.nodes[3:5]), everywhere=True)
+    fleet.away = {(fleet.nodes[0], Stage.SUM)}
+    replies = list(fleet.grid().send_and_receive(instructions(fleet), timeout=100))
+    (group,) = fleet.told("secure-group")
+    assert group["error"]["code"] == "secure-sum-inconsistent"
+    assert all(reply.has_error() for reply in replies)
+
+
+# --- plain instructions in place of secure ones -----------------------------------------------------------------------
+
+
+def test_a_device_that_requires_secure_runs_answers_nothing_else(fleet: SecureFleet) -> None:
+    """A coordinator may always start a plain run; such a device takes no part in it."""
+    node = fleet.nodes[0]
+    mod = SecureMod(Keep(replace(fleet.home(node), required=True)))
+    context = Context(run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={})
+    for kind in ("train", "evaluate", "query"):
+        with pytest.raises(SecureRequired):
+            mod(Message(RecordDict(), node, kind), context, fleet.app)
+    assert not fleet.calls

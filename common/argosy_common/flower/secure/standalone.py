@@ -29,6 +29,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from argosy_common.blobs.store import storage_errors
 from argosy_common.errors import ArgosyError, SecureRequired, SecureStateLost
 from argosy_common.files import PRIVATE_FILE, private_folder
 from argosy_common.flower.secure import HOLDER, SECAGG, is_secure, parcels
@@ -157,15 +158,15 @@ def secure_grid(
 
     Raises:
         SecureUnsuitable: the strategy looks at single updates.
-        SecureStateLost: the ledger's folder cannot be made.
+        StorageFailed: the ledger's folder cannot be made.
     """
     from argosy_common.flower.secure.grid import SecureGrid  # noqa: PLC0415  (nodes import this module, and not that)
     from argosy_common.secure_ledger import Ledger  # noqa: PLC0415
 
-    folder = _state_folder() / "ledger"
-    with _errors(folder):
-        ledger = ledger or Ledger(folder)
-
+    if ledger is None:
+        folder = _state_folder() / "ledger"
+        with storage_errors(folder, 0):
+            ledger = Ledger(folder)
     _show_logs()
 
     def tell(name: str, data: Mapping[str, Any]) -> None:

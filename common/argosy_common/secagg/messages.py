@@ -52,6 +52,7 @@ PublicKey = Annotated[bytes, Field(min_length=32, max_length=128)]
 Key = Annotated[bytes, Field(min_length=PREKEY_BYTES, max_length=PREKEY_BYTES)]
 Index = Annotated[int, Field(ge=0, lt=MOST_HOLDERS)]
 Indices = Annotated[tuple[Index, ...], Field(max_length=MOST_HOLDERS)]
+Small = Annotated[int, Field(ge=0, le=MOST_HOLDERS)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Name = Annotated[str, Field(max_length=256)]
 Slot = tuple[Name, Annotated[int, Field(ge=-1, le=MOST_SLOTS)]]
@@ -160,11 +161,11 @@ class Announcement(Message):
     attempt: Annotated[int, Field(ge=0, lt=1000)] = 0
     group: Annotated[int, Field(ge=0, lt=2**20)] = 0
     suite: Literal["aes256-ctr", "chacha20"]
-    p: int
-    A: int
-    U: int
-    T: int
-    n_min: int
+    p: Annotated[int, Field(ge=0, lt=2**20)]
+    A: Small
+    U: Small
+    T: Small
+    n_min: Small
     size: Annotated[int, Field(ge=0, le=MOST_VALUES)]
     """Values of an update, before the codec; 0 where only metrics are summed."""
     weighting: Literal["powers", "equal", "exact"]

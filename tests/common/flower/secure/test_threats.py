@@ -490,7 +490,7 @@ def test_with_exactly_u_answers_the_sum_is_flagged_as_unchecked(tmp_path: Path) 
 
 
 def test_more_liars_than_can_be_put_right_fail_the_round_by_name(tmp_path: Path) -> None:
-    """Two of eleven, with nine needed: found out, not believed. Had they agreed on their lies, they could frame a third."""
+    """Two of eleven, with nine needed: found out. Had they agreed on their lies, they could frame a third."""
     fleet = SecureFleet(tmp_path, 12)
     lying(fleet, set(fleet.nodes[3:5]), everywhere=True)
     fleet.away = {(fleet.nodes[0], Stage.SUM)}

@@ -72,6 +72,11 @@ class Courier:
         self._untaken: dict[str, Message] = {}
         self._pause = _PAUSE_S[0]
 
+    @property
+    def prompt(self) -> bool:
+        """Whether the grid can wait, so that answers come in seconds."""
+        return self._patient is not None
+
     def push(self, messages: list[Message], *, timeout: float) -> list[str]:
         """Send messages; return their ids.
 

@@ -25,8 +25,9 @@ from argosy_common.secure_ledger import Attempt, Ledger
 
 log = get_logger(__name__)
 
-ABORT_S = 5.0
-"""How long holders may take to say that a failed round stays unsummed; only a later retry needs that."""
+ABORT_S = (5.0, 45.0)
+"""How long holders may take to say that a failed round stays unsummed; only a later retry needs that. The second is for
+grids that are asked every few seconds and start a process for each message, as Flower's own."""
 PATIENCE_S = 0.25
 """The least time that holders beyond the U needed are waited for, so that wrong sums can be noticed and put right."""
 
@@ -203,7 +204,7 @@ class GroupSession:
         if self.round.state is not State.FAILED:
             self.round.fail()
         if self.round.certified is None:
-            self._until = self._clock.monotonic() + ABORT_S
+            self._until = self._clock.monotonic() + ABORT_S[0 if self._courier.prompt else 1]
             handover = Handover(sid=self.round.admission.sid, headers=())
             self._shared = parcels.bytes_record(message_1=self._message_1, handover=handover.packed)
             self._ask(Stage.ABORT, self._accept_abort)

@@ -7,8 +7,8 @@ with is kept for the rule of attempts: devices answer the same instruction again
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from argosy_common.secagg.canonical import Digest, Message
 PEER = "the coordinator's ledger"
 OVERRIDES = "overrides"
 """The folder of the operator's signatures, by the sid of the attempt."""
+_PAGE = re.compile(r"[0-9a-f]{64}")
 
 
 class Attempt(Message):
@@ -28,6 +29,8 @@ class Attempt(Message):
 
     sid: Digest
     attempt: int
+    at: Annotated[int, Field(ge=0)] = 0
+    """When this was written, in seconds since 1970. For people."""
     members: Annotated[tuple[Digest, ...], Field(max_length=256)]
     """Fingerprints of the group."""
     updates: int = 0
@@ -46,8 +49,6 @@ class Undecided:
     """An attempt of which nothing shows how it ended."""
 
     attempt: Attempt
-    at: datetime
-    """When something was last written down of its instruction."""
     overridden: bool
     """Whether the operator has signed that it may count as given up."""
 
@@ -109,18 +110,8 @@ class Ledger:
             SecureMessageMalformed: a file is damaged.
             StorageFailed: one cannot be read.
         """
-        if self._folder is None:
-            return []
-        found = []
-        with storage_errors(self._folder):
-            for path in self._folder.iterdir():
-                if len(path.name) == 64 and path.is_file():
-                    at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-                    page = _Page.parse(path.read_bytes(), peer=PEER)
-                    found += [
-                        Undecided(it, at, bool(self.override(it.sid))) for it in page.attempts if not it.certificate
-                    ]
-        return sorted(found, key=lambda it: it.at)
+        found = [it for instruction in self._instructions() for it in self._page(instruction) if not it.certificate]
+        return [Undecided(it, bool(self.override(it.sid))) for it in sorted(found, key=lambda it: it.at)]
 
     # --- the operator's overrides
 
@@ -151,6 +142,12 @@ class Ledger:
         self._write(folder / sid.hex(), signature)
 
     # --- inside
+
+    def _instructions(self) -> list[bytes]:
+        if self._folder is None:
+            return list(self._pages)
+        with storage_errors(self._folder):
+            return [bytes.fromhex(it.name) for it in self._folder.iterdir() if _PAGE.fullmatch(it.name)]
 
     def _page(self, instruction: bytes) -> tuple[Attempt, ...]:
         if self._folder is None:

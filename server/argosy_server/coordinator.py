@@ -22,6 +22,7 @@ from argosy_common.errors import BrokerUnreachable
 from argosy_common.files import private_folder
 from argosy_common.link import Link, LinkSettings, Will
 from argosy_common.logs import get_logger
+from argosy_common.secure_ledger import Ledger
 from argosy_common.wire import topics
 from argosy_common.wire.envelope import Envelope, encode
 from argosy_server import doctor
@@ -58,7 +59,7 @@ class Coordinator:
         state = private_folder(settings.state_dir)
         self.store = Store.open(settings.database_url, clock)
         self.blobs = BlobStore(settings.blobs_dir)
-        self.fleet_lists = FleetLists(state / "fleet")
+        self.fleet_lists = FleetLists(state / "fleet", Ledger(private_folder(state / "runs") / "secure"))
         self.ca = CertificateAuthority.open(state / "ca", clock)
         self._hosts = settings.broker.advertise or local_hosts()
         tls = self.ca.issue_server(self._hosts, "broker")

@@ -3,6 +3,8 @@
 The coordinator vouches for nothing here. It keeps the lists and hands the newest on; only a device decides, with the
 key that it has pinned. What is checked at installing spares the operator a list that no device would take. The
 operator's key is the one that the first list named: trust on first use.
+
+The same key's overrides of undecided attempts go into the ledger of secure rounds, where runs find them.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from argosy_common.blobs.store import storage_errors
-from argosy_common.errors import FleetListOutdated
+from argosy_common.errors import FleetListOutdated, OverrideInvalid
 from argosy_common.files import private_folder, write_atomic
 from argosy_common.logs import get_logger
+from argosy_common.secagg import override
 from argosy_common.secagg.fleet import FleetList, follow, named_operator, verify
+from argosy_common.secure_ledger import Ledger, Undecided
 from argosy_common.x509 import PublicKey, short_fingerprint
 
 log = get_logger(__name__)
@@ -33,10 +37,11 @@ class Installed:
 
 
 class FleetLists:
-    """The lists in one folder, which is made with the first of them. Thread-safe."""
+    """The lists in one folder, which is made with the first of them, and the ledger of secure rounds. Thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ledger: Ledger | None = None) -> None:
         self.folder = folder
+        self._ledger = ledger or Ledger()
         self._lock = threading.Lock()
 
     def current(self) -> bytes | None:
@@ -87,6 +92,36 @@ class FleetLists:
                 write_atomic(private_folder(self.folder) / f"{new.fleet.version}.json", data)
         log.info("fleet.installed", version=new.fleet.version, operator=short_fingerprint(operator))
         return new
+
+    def undecided(self) -> list[Undecided]:
+        """Return the attempts at secure rounds of which nothing shows how they ended, the latest last.
+
+        Raises:
+            SecureMessageMalformed: the ledger is damaged.
+            StorageFailed: it cannot be read.
+        """
+        return self._ledger.undecided()
+
+    def override(self, data: bytes) -> Undecided:
+        """Take the operator's override of an undecided attempt, for the next try at its instruction.
+
+        Raises:
+            OverrideInvalid: it is none, not signed by the operator's key of the list in force, or of no such attempt.
+            FleetListInvalid, SecureMessageMalformed: the list in force, or the ledger, is damaged.
+            StorageFailed, DiskFull: it cannot be kept.
+        """
+        where = "that was sent"
+        known = self.installed()
+        if known is None:
+            why = "this fleet has no list of an operator's, and so no key that could override anything"
+            raise OverrideInvalid(where=where, why=why)
+        found = override.verify(data, known.operator, where=where)
+        attempt = next((it for it in self.undecided() if it.attempt.sid == found.sid), None)
+        if attempt is None:
+            raise OverrideInvalid(where=where, why="no undecided attempt here has its sid")
+        self._ledger.write_override(found.sid, found.signature)
+        log.warning("fleet.overridden", sid=found.sid.hex(), operator=short_fingerprint(known.operator))
+        return attempt
 
     def _newest(self) -> Path | None:
         with storage_errors(self.folder):

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from argosy_common import x509
-from argosy_common.errors import FleetListInvalid, FleetListOutdated, StorageFailed
+from argosy_common.errors import FleetListInvalid, FleetListOutdated, OverrideInvalid, StorageFailed
+from argosy_common.secagg import override
 from argosy_common.secagg.fleet import FleetList, Member, parse, sign, successor
+from argosy_common.secure_ledger import Attempt, Ledger
 from argosy_server.fleet_lists import FleetLists
 
 OPERATOR, STRANGER = x509.generate_key(), x509.generate_key()
@@ -113,3 +115,39 @@ def test_a_folder_that_cannot_be_made_is_a_named_error(tmp_path: Path) -> None:
     (tmp_path / "fleet").write_bytes(b"a file")
     with pytest.raises(StorageFailed, match="fleet"):
         FleetLists(tmp_path / "fleet").install(chain(1)[0])
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Return a ledger with one attempt that is undecided and one that is certified."""
+    made = Ledger(tmp_path / "secure")
+    made.write(b"i" * 32, Attempt(sid=b"u" * 32, attempt=0, members=(bytes(32),)))
+    made.write(b"j" * 32, Attempt(sid=b"c" * 32, attempt=0, members=(bytes(32),), certificate=b"c"))
+    return made
+
+
+def test_an_override_of_the_operators_goes_to_where_runs_find_it(tmp_path: Path, ledger: Ledger) -> None:
+    lists = FleetLists(tmp_path / "fleet", ledger)
+    lists.install(chain(1)[0])
+    for _ in range(2):
+        assert lists.override(override.sign(b"u" * 32, OPERATOR)).attempt.sid == b"u" * 32
+    assert override.holds(OPERATOR.public_key(), b"u" * 32, ledger.override(b"u" * 32))
+    assert [it.overridden for it in lists.undecided()] == [True]
+
+
+def test_an_override_that_no_device_would_take_or_need_is_refused(tmp_path: Path, ledger: Ledger) -> None:
+    lists = FleetLists(tmp_path / "fleet", ledger)
+    with pytest.raises(OverrideInvalid, match="no list of an operator's"):
+        lists.override(override.sign(b"u" * 32, OPERATOR))
+    lists.install(chain(1)[0])
+    for data, named in (
+        (override.sign(b"u" * 32, STRANGER), "another key"),
+        (override.sign(b"c" * 32, OPERATOR), "no undecided attempt"),
+        (chain(1)[0], "not what"),
+    ):
+        with pytest.raises(OverrideInvalid, match=named):
+            lists.override(data)
+    assert [it.overridden for it in lists.undecided()] == [False]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(300)
 class People:
     """A fleet of devices with one person's recordings each, and notes of what each returned."""
 
-    def __init__(self, folder: Path, data: Path, count: int, **settings: object) -> None:
+    def __init__(self, folder: Path, data: Path, count: int, *, operator_key: Path | None = None) -> None:
         self.notes = {f"p{number}": folder / f"notes-p{number}" for number in range(1, count + 1)}
         devices = []
         for number, (name, notes) in enumerate(self.notes.items(), 1):
@@ -36,16 +36,22 @@ class People:
                 "name": name,
             }
             devices.append(LocalDevice(name, config, {"heartbeat_s": 2.0, "death_delay_s": 1, "resend_s": 2.0}))
-        told = {"runs.resend_s": 2.0, "runs.grace_s": 2.0, **settings}
-        self.fleet = LocalFleet(folder / "fleet", devices, settings=told)
+        told = {"runs.resend_s": 2.0, "runs.grace_s": 2.0}
+        self.fleet = LocalFleet(folder / "fleet", devices, settings=told, operator_key=operator_key)
 
     def run(self, rounds: int, *, table: str = "secure = true", **config: object) -> int:
         """Start a run of the app; `table` is its `[tool.argosy]`."""
+        return self.fleet.run(
+            self.app(table), rounds=rounds, config={name: str(value) for name, value in config.items()}
+        )
+
+    def app(self, table: str = "secure = true") -> Path:
+        """Return the folder of the app with this `[tool.argosy]`."""
         app = self.fleet.folder / f"app-{len(list(self.fleet.folder.glob('app-*')))}"
         _copy(MASKED, app)
         manifest = app / "pyproject.toml"
         manifest.write_text(f"{manifest.read_text()}\n[tool.argosy]\n{table}\n")
-        return self.fleet.run(app, rounds=rounds, config={name: str(value) for name, value in config.items()})
+        return app
 
     def model(self, run: int, round_: int) -> dict[str, Any]:
         """Return the global model after a round."""
@@ -97,8 +103,8 @@ def people(tmp_path: Path, har_data: Path) -> Iterator[Callable[..., People]]:
     """Return a function that starts a fleet of so many people."""
     made: list[People] = []
 
-    def start(count: int, **settings: object) -> People:
-        made.append(People(tmp_path, har_data, count, **settings))
+    def start(count: int) -> People:
+        made.append(People(tmp_path, har_data, count))
         made[-1].fleet.start()
         return made[-1]
 

@@ -82,7 +82,7 @@ class SecureRetryRefused(ArgosyError):
     exit_code = 79
     fault = Fault.PEER
     template = "The device refuses to run the same instruction again: {why}."
-    remedy = "Go on with the next round; `argosy fleet undecided` lists what the operator may override."
+    remedy = "Start a run with another configuration or model; `argosy fleet undecided` says what may be overridden."
 
 
 class SecureSetRefused(ArgosyError):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
+from argosy_common.secure_ledger import Undecided
 from argosy_common.x509 import fingerprint
 from argosy_server.fleet_lists import Installed
 from argosy_server.store import AuditRow, DeviceRow, DeviceState, EventRow, RunRow, TokenRow
@@ -73,6 +74,24 @@ def _signed_view(installed: Installed, enrolled: set[bytes]) -> View:
                 "enrolled": member.fingerprint in enrolled,
             }
             for member in fleet.members
+        ],
+    }
+
+
+def undecided_view(found: Sequence[Undecided], installed: Installed | None, begun: Sequence[datetime]) -> View:
+    """Return undecided attempts; `begun` tells when the secure runs that are under way began."""
+    return {
+        "operator": fingerprint(installed.operator).hex() if installed else None,
+        "attempts": [
+            {
+                "sid": it.attempt.sid.hex(),
+                "at": datetime.fromtimestamp(it.attempt.at, UTC).isoformat(),
+                "devices": len(it.attempt.members),
+                "handed_over": bool(it.attempt.root),
+                "overridden": it.overridden,
+                "may_be_under_way": any(it.attempt.at >= int(at.timestamp()) for at in begun),
+            }
+            for it in found
         ],
     }
 

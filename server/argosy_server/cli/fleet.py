@@ -1,7 +1,7 @@
-"""`argosy fleet`: the operator's signed list of devices.
+"""`argosy fleet`: the operator's signed list of devices, and overrides of what nobody else can decide.
 
-`keygen`, `sign` and `verify` are for where the operator's key is, and need no coordinator. `draft`, `install` and
-`show` are for the coordinator's machine, and never see the key.
+`keygen`, `sign`, `verify` and `override` are for where the operator's key is, and need no coordinator. `draft`,
+`install`, `show` and `undecided` are for the coordinator's machine, and never see the key.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import SystemClock
 from argosy_common.errors import CertificateInvalid, FleetListOutdated
 from argosy_common.files import write_atomic
+from argosy_common.secagg import override
 from argosy_common.secagg.fleet import FleetList, Member, compose, follow, parse, verify
 from argosy_common.secagg.fleet import sign as sign_payload
 from argosy_server.cli import words
@@ -37,6 +38,11 @@ app = typer.Typer(
 _PUBLIC = 0o644
 
 ListFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The signed list.", metavar="LIST")]
+KeyOption = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The operator's private key.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="Where to write it.", show_default="stdout")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 PreviousOption = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="The signed list before it, to see what changes."),
@@ -86,12 +92,10 @@ def sign(
         Path, typer.Argument(exists=True, dir_okay=False, help="What `argosy fleet draft` wrote.", metavar="DRAFT")
     ],
     *,
-    key: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The operator's private key.")],
+    key: KeyOption,
     previous: PreviousOption = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Where to write it.", show_default="stdout")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    output: OutputOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Show what a list changes, and sign it. Needs no coordinator.
 
@@ -104,19 +108,9 @@ def sign(
     if before is not None:
         _check_follows(before, wanted)
     stderr().print(_changes(before, wanted))
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("Nobody is at a terminal to be asked. Look at the changes, then give --yes.")
-        name = x509.short_fingerprint(operator.public_key())
-        typer.confirm(f"Sign it with the operator's key {name}?", abort=True, err=True)
+    _ask_to_sign(operator, "Look at the changes, then give --yes.", yes=yes)
     payload = compose(wanted.version, wanted.previous, _now(), wanted.members)
-    data = sign_payload(payload, operator, where=str(draft))
-    if output is None:
-        sys.stdout.write(data.decode())
-    else:
-        with storage_errors(output, len(data)):
-            write_atomic(output, data, mode=_PUBLIC)
-    say("Signed. Next, at the coordinator: argosy fleet install " + (str(output) if output else "fleet.json"))
+    _hand_out(sign_payload(payload, operator, where=str(draft)), output, "fleet.json")
 
 
 @app.command(
@@ -143,6 +137,32 @@ def verify_list(
         stdout().print(_changes(before, found))
 
 
+@app.command("override", epilog=examples("argosy fleet override SID --key operator.key > override.json"))
+def override_attempt(
+    attempt: Annotated[str, typer.Argument(help="The sid, as `argosy fleet undecided` shows it.", metavar="SID")],
+    *,
+    key: KeyOption,
+    output: OutputOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Let devices answer an instruction again whose last attempt nobody can decide. Needs no coordinator.
+
+    The last resort, where a run must go on from just there. One with another configuration needs none.
+    """
+    try:
+        sid = override.parse_sid(attempt)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="SID") from None
+    operator = _private_key(key)
+    _warn(
+        "Nothing shows that this attempt was given up: somebody may know its sum.\n"
+        "Once you sign, its devices answer the same instruction again, in whatever set. Who knows both sums knows\n"
+        "their difference: the updates of the devices that are in one set only, be it a single one's."
+    )
+    _ask_to_sign(operator, "Weigh that, then give --yes.", yes=yes)
+    _hand_out(override.sign(sid, operator), output, "override.json")
+
+
 # --- at the coordinator ----------------------------------------------------------------------------------------------
 
 
@@ -160,11 +180,21 @@ def draft_list(socket: SocketOption = None) -> None:
     say("argosy fleet sign fleet.draft.json --key operator.key --output fleet.json")
 
 
-@app.command("install", epilog=examples("argosy fleet install fleet.json"))
-def install(file: ListFile, socket: SocketOption = None) -> None:
-    """Put a signed list into force."""
+@app.command("install", epilog=examples("argosy fleet install fleet.json", "argosy fleet install override.json"))
+def install(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What the operator signed.")],
+    socket: SocketOption = None,
+) -> None:
+    """Put a signed list into force, or an override."""
     with storage_errors(file):
         content = file.read_bytes()
+    if override.claims_to_be_one(content):
+        with connect(socket) as api:
+            found = api.put("/fleet-list/override", content)
+        devices = count(found["devices"], "device")
+        say(f"The attempt {found['sid'][:16]}… counts as given up: the next try at its instruction may be of any set.")
+        say(f"Its {devices} check the signature themselves. It is in the audit log.")
+        return
     with connect(socket) as api:
         data = api.put("/fleet-list", content)
     current: Data = data["list"]
@@ -204,6 +234,42 @@ def show(socket: SocketOption = None, json: JsonOption = False) -> None:
     stdout().print(_device_table(members, _left_out(data)))
 
 
+@app.command("undecided", epilog=examples("argosy fleet undecided", "argosy fleet undecided --json"))
+def undecided(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show the attempts at secure rounds of which nothing shows how they ended.
+
+    Devices refuse to answer the instruction of such an attempt again (`secure-retry-refused`), since its sum may be
+    known; others they answer as ever. The log of a run that was refused names the attempt. Only the operator's key can
+    override that.
+    """
+    with connect(socket) as api:
+        data = api.get("/fleet-list/undecided")
+    if json:
+        print_json(data)
+        return
+    attempts: list[Data] = data["attempts"]
+    if not attempts:
+        stdout().print("Of every secure round it is known how it ended.")
+        return
+    for row in attempts:
+        stdout().print(Text(row["sid"], style="bold"), soft_wrap=True)
+        stdout().print(f"  {words.local_time(row['at'])}, {count(row['devices'], 'device')}: {_standing(row)}")
+    if data["operator"] is None:
+        say("This fleet has no operator's key, so none can be overridden: their instructions stay refused.")
+    elif not all(row["overridden"] for row in attempts):
+        say("If a run must go on just there, where the operator's key is: argosy fleet override SID --key operator.key")
+
+
+def _standing(row: Data) -> str:
+    if row["overridden"]:
+        return "overridden; the next try is yet to come"
+    if row["may_be_under_way"]:
+        return "perhaps still under way, in a run that is"
+    if row["handed_over"]:
+        return "a set was handed to its holders, so its sum may be known"
+    return "broken off before a set was handed over"
+
+
 def _device_table(members: list[Data], left_out: list[Data]) -> Table:
     shown = table("device", "id", "")
     for row in sorted(members, key=lambda row: str(row["name"])):
@@ -231,6 +297,26 @@ def _warn(text: str) -> None:
 
 def _now() -> str:
     return SystemClock().wall().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _ask_to_sign(key: x509.PrivateKey, otherwise: str, *, yes: bool) -> None:
+    """Ask whether to sign what was shown, unless told not to; without a terminal, end with what to do otherwise."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"Nobody is at a terminal to be asked. {otherwise}")
+    name = x509.short_fingerprint(key.public_key())
+    typer.confirm(f"Sign it with the operator's key {name}?", abort=True, err=True)
+
+
+def _hand_out(data: bytes, output: Path | None, usual: str) -> None:
+    """Write what was signed, and say where it goes."""
+    if output is None:
+        sys.stdout.write(data.decode())
+    else:
+        with storage_errors(output, len(data)):
+            write_atomic(output, data, mode=_PUBLIC)
+    say(f"Signed. Next, at the coordinator: argosy fleet install {output or usual}")
 
 
 def _private_key(file: Path) -> x509.PrivateKey:

@@ -14,6 +14,7 @@ from typing import Any
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import SystemClock
 from argosy_common.errors import TooFewDevices
+from argosy_common.secure_ledger import Ledger
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.store import DeviceRow, DeviceState, RunStatus, Store
 
@@ -27,7 +28,8 @@ class RowsCoordinator:
         self.folder = folder
         self.store = Store.open(f"sqlite:///{folder / 'coordinator.db'}", SystemClock())
         self.blobs = BlobStore(folder / "blobs")
-        self.fleet_lists = FleetLists(folder / "fleet")
+        self.ledger = Ledger(folder / "runs" / "secure")
+        self.fleet_lists = FleetLists(folder / "fleet", self.ledger)
         self.present: dict[str, Mapping[str, object]] = {}
         self.rows: list[dict[str, object]] = []
         self.checks: list[dict[str, object]] = [{"name": "broker", "ok": True, "detail": "mosquitto", "remedy": ""}]

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from argosy_common import x509
-from argosy_common.errors import AdminRequestInvalid, FleetListInvalid, FleetListOutdated
+from argosy_common.blobs import BlobRef
+from argosy_common.errors import AdminRequestInvalid, FleetListInvalid, FleetListOutdated, OverrideInvalid
+from argosy_common.secagg import override
 from argosy_common.secagg.fleet import MAX_BYTES, Member, sign, successor, verify
+from argosy_common.secure_ledger import Attempt
 from argosy_server.api.server import AdminServer
 from argosy_server.cli.client import AdminClient
-from argosy_server.store import DeviceState
+from argosy_server.store import DeviceState, RunStatus
 from tests.server.admin.conftest import Argosy
 from tests.server.admin.coordinator_on_rows import NAMES, RowsCoordinator
 
 OPERATOR = x509.generate_key()
 CREATED = "2026-05-01T12:00:00Z"
+UNDECIDED = Attempt(sid=b"u" * 32, attempt=0, members=tuple(bytes([number]) * 32 for number in range(5)))
 
 
 def members_of(api: AdminClient) -> list[Member]:
@@ -73,6 +79,41 @@ def test_a_device_that_was_shut_out_counts_as_not_enrolled(api: AdminClient, coo
     shown = api.put("/fleet-list", sign(successor(None, CREATED, everybody), OPERATOR))
     assert [member["name"] for member in shown["list"]["members"] if not member["enrolled"]] == ["attic"]
     assert "attic" not in [member.name for member in members_of(api)]
+
+
+def test_undecided_attempts_are_shown_and_an_override_is_audited(
+    api: AdminClient, coordinator: RowsCoordinator
+) -> None:
+    coordinator.ledger.write(b"i" * 32, UNDECIDED)
+    assert api.get("/fleet-list/undecided")["operator"] is None
+    signed = override.sign(UNDECIDED.sid, OPERATOR)
+    with pytest.raises(OverrideInvalid, match="no list of an operator's"):
+        api.put("/fleet-list/override", signed)
+    api.put("/fleet-list", sign(successor(None, CREATED, []), OPERATOR))
+    with pytest.raises(AdminRequestInvalid, match="at most"):
+        api.put("/fleet-list/override", b" " * (override.MOST_BYTES + 1))
+    assert api.put("/fleet-list/override", signed) == {"sid": UNDECIDED.sid.hex(), "devices": 5}
+    shown = api.get("/fleet-list/undecided")
+    assert shown["operator"] == x509.fingerprint(OPERATOR.public_key()).hex()
+    (attempt,) = shown["attempts"]
+    assert (attempt["sid"], attempt["devices"], attempt["overridden"]) == (UNDECIDED.sid.hex(), 5, True)
+    assert not attempt["may_be_under_way"]
+    entry = api.get("/audit")["entries"][-1]
+    assert (entry["action"], entry["subject"]) == ("fleet.override", f"attempt {UNDECIDED.sid.hex()[:16]}")
+    assert entry["detail"] == {"devices": "5", "sid": UNDECIDED.sid.hex()}
+
+
+def test_an_attempt_that_may_be_of_a_run_under_way_is_marked(api: AdminClient, coordinator: RowsCoordinator) -> None:
+    """Its round may come to a sum yet."""
+    coordinator.ledger.write(b"i" * 32, UNDECIDED.changed(root=bytes(32), at=int(time.time())))
+    plain = coordinator.add_run()
+    coordinator.store.runs.update(plain, started_at=datetime.now(UTC) - timedelta(hours=1))
+    (before,) = api.get("/fleet-list/undecided")["attempts"]
+    secure = coordinator.start_run(BlobRef(bytes(32), 1), None, {}, {"secure": True, "codec": {}})
+    coordinator.store.runs.update(secure, status=RunStatus.RUNNING, started_at=datetime.now(UTC) - timedelta(hours=1))
+    (after,) = api.get("/fleet-list/undecided")["attempts"]
+    assert (before["may_be_under_way"], after["may_be_under_way"]) == (False, True)
+    assert after["handed_over"]
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -214,7 +255,38 @@ def test_installing_tells_who_is_missing_on_either_side(
     assert "✗ enrolled, not listed" in shown
 
 
+def test_an_override_goes_from_the_laptop_to_the_coordinator(
+    argosy: Argosy, laptop: Laptop, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    """What it risks is said before it is signed."""
+    sid = UNDECIDED.sid.hex()
+    assert argosy("fleet", "undecided").stdout == "Of every secure round it is known how it ended.\n"
+    coordinator.ledger.write(b"i" * 32, UNDECIDED)
+    assert "has no operator's key, so none can be overridden" in argosy("fleet", "undecided").stderr
+    shown = argosy("fleet", "undecided")
+    assert f"{sid}\n  " in shown.stdout
+    assert "5 devices: broken off before a set was handed over" in shown.stdout
+    unasked = laptop.run("override", sid, "--key", laptop.key)
+    assert (unasked.returncode, unasked.stdout) == (2, "")
+    assert "give --yes" in unasked.stderr
+    assert laptop.run("override", sid[:-1], "--key", laptop.key, "-y").returncode == 2
+    signed = laptop.run("override", sid, "--key", laptop.key, "--yes")
+    assert signed.returncode == 0, signed.stderr
+    assert "somebody may know its sum" in signed.stderr
+    file = str(laptop.file("override.json", signed.stdout))
+    assert argosy("fleet", "install", file).returncode == OverrideInvalid.exit_code
+    fleet = laptop.folder / "fleet.json"
+    laptop.run("sign", laptop.file("d", argosy("fleet", "draft").stdout), "--key", laptop.key, "-y", "-o", fleet)
+    argosy("fleet", "install", str(fleet))
+    installed = argosy("fleet", "install", file)
+    assert installed.returncode == 0, installed.stderr
+    assert "counts as given up" in installed.stderr
+    assert "overridden; the next try is yet to come" in argosy("fleet", "undecided").stdout
+    assert json.loads(argosy("fleet", "undecided", "--json").stdout)["attempts"][0]["overridden"]
+    assert coordinator.ledger.override(UNDECIDED.sid)
+
+
 def test_every_verb_explains_itself_with_examples(argosy: Argosy) -> None:
     assert "fleet" in argosy("--help").stdout
-    for verb in ("keygen", "draft", "sign", "install", "show", "verify"):
+    for verb in ("keygen", "draft", "sign", "install", "show", "verify", "undecided", "override"):
         assert f"argosy fleet {verb}" in argosy("fleet", verb, "--help").stdout

@@ -342,7 +342,11 @@ class SecureGrid(Grid):
         """
         members = tuple(fingerprint(prekey.identity) for prekey in announcement.roster)
         attempt = Attempt(
-            sid=announcement.sid, attempt=announcement.attempt, members=members, released=announcement.fixed
+            sid=announcement.sid,
+            attempt=announcement.attempt,
+            at=int(self._clock.wall().timestamp()),
+            members=members,
+            released=announcement.fixed,
         )
         self._ledger.write(announcement.instruction, attempt)
 

@@ -298,6 +298,7 @@ class GroupSession:
         attempt = Attempt(
             sid=admission.sid,
             attempt=admission.announcement.attempt,
+            at=int(self._clock.wall().timestamp()),
             members=admission.fingerprints,
             updates=len(self.round.clients),
             root=self.round.root if self._handed_over else b"",

@@ -10,8 +10,8 @@ be; the step of a block's grid is 2k·scale/p. How a value is brought to a whole
     p > 4096     rounded at random by the client's own noise, with a bias below 2^-9 of a step:
                  n·(2k·scale/spread)²/(6·p²)
     p ≤ 4096     rounded to the nearest after a dither that the receiver knows and takes off again: half of that
-    two digits   rounded to the nearest, and the error coded as well, on a grid p/n times as fine: next to nothing, at
-                 twice the bytes. For a round whose scales are a guess
+    two digits   rounded to the nearest, and the error coded as well, on a grid p/n times as fine: next to nothing where
+                 p is far above n, at twice the bytes. For a round whose scales are a guess
 
 (each as a share of the square of the mean). Each block carries four further coordinates, random ±1 projections of it
 on grids 1, 4, 16 and 64 times as coarse. A block is *flagged*, and counts as zero in the sum, where a coordinate comes
@@ -200,6 +200,15 @@ class Ring(Codec):
         """Return how many steps of the second digit make one of the first: so many that n errors do not wrap."""
         return max(self.p // shared.clients - 2, 1)
 
+    def _error(self, shared: RingRound, members: int) -> float:
+        """Return the variance of a coordinate of a sum's error, in steps.
+
+        What two digits lose is no matter of chance: where all updates are the same their errors are too, and add up.
+        """
+        if shared.digits == 2:
+            return (members / self._fineness(shared)) ** 2 / 12
+        return members / 6 if self._rounds_at_random(shared) else members / 12
+
     def add(self, codes: Sequence[Codes]) -> Codes:
         """Return the sum of codes mod p."""
         total = np.zeros(len(codes[0]), np.uint64)
@@ -212,7 +221,7 @@ class Ring(Codec):
         """Decode the sum mod p of the codes of some clients.
 
         Args:
-            total: shape (code_count(d),), values 0 … p−1.
+            total: shape (code_count(d, digits),), values 0 … p−1.
             shared: the round.
             members: whose codes were added, each 0 … n−1, since their dithers come off again; None: all n.
 
@@ -232,9 +241,7 @@ class Ring(Codec):
         spreads = np.zeros(len(shared.scales), np.float32)
         walk = Walk(self.p, self.k, shared)
         dithers = [] if self._rounds_at_random(shared) else [Dither(shared, client) for client in members]
-        error = 1 / 12 if dithers else 1 / 6
-        if shared.digits == 2:
-            error = 1 / (12 * self._fineness(shared) ** 2)
+        error = self._error(shared, len(members))
         number = 0
         with whole_rows():
             for group, place in walk.groups():
@@ -248,7 +255,7 @@ class Ring(Codec):
                     fine = walk.real(total[count:][place])
                     walk.centre(fine)
                     grid += fine / self._fineness(shared)
-                blocks, flagged[some], spreads[some] = walk.off_grid(grid, group, some, error * len(members))
+                blocks, flagged[some], spreads[some] = walk.off_grid(grid, group, some, error)
                 blocks[flagged[some]] = 0
                 blocks *= np.float32(1 / len(members))
                 restored = walk.rotation.restore(blocks).reshape(-1)

@@ -24,6 +24,9 @@ _TOLERANCE = 6.0
 """Standard deviations of its quantisation error by which a projection may be off."""
 _ARITHMETIC = 2e-7
 """The error of a projection in float32, over the largest that the grid holds."""
+_IRRATIONAL = (1 + 5**0.5) / 4
+"""Part of a projection's factor, whose rest is a power of two in most blocks: without it a spike that went round p a
+multiple of 2^10 times would change no projection, or hardly."""
 _CHECK_STREAM = 1 << 32
 _EXACT = 2.0**20
 """Below it a short reduction mod p is exact in float32: a quotient of at most 2^20 / p is off by 2^-23 of itself."""
@@ -48,7 +51,7 @@ def wrapped(grid: Reals, p: int) -> Reals:
 class Walk:
     """One pass over a round's groups of blocks, with its rotation and grids.
 
-    In float32; with two digits in float64, whose second would be lost else.
+    In float32; in float64 with two digits, whose second would be lost else, and where a value is too far off its grid.
     """
 
     def __init__(self, p: int, k: int, shared: RingRound) -> None:
@@ -72,13 +75,23 @@ class Walk:
             done += count
 
     def on_grid(self, values: Vector, group: Group) -> Reals:
-        """Return a group's rotated coordinates and their projections in units of their grids."""
+        """Return a group's rotated coordinates and their projections in units of their grids. All are finite."""
         rotated = self.rotation.rotate(padded_blocks(values, group))
-        inverse = self._inverse[self._numbers(group)].astype(self.dtype)[:, None]
-        grid = np.empty(group.padded + len(CHECKS) * group.blocks, self.dtype)
-        blocks = grid[: group.padded].reshape(rotated.shape)
-        np.multiply(rotated, inverse, out=blocks)
-        grid[group.padded :] = (self._project(blocks) / np.array(CHECKS, self.dtype)).reshape(-1)
+        inverse = self._inverse[self._numbers(group)][:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            grid = self._scaled(rotated, inverse, self.dtype)
+        # every coordinate is part of its projections, so these few tell whether one was too large for float32
+        if not np.isfinite(grid[group.padded :]).all():
+            grid = self._scaled(rotated, inverse, np.float64)
+        return grid
+
+    def _scaled(
+        self, rotated: NDArray[np.float32], inverse: NDArray[np.float64], dtype: type[np.float32] | type[np.float64]
+    ) -> Reals:
+        grid = np.empty(rotated.size + len(CHECKS) * len(rotated), dtype)
+        blocks = grid[: rotated.size].reshape(rotated.shape)
+        np.multiply(rotated, inverse.astype(dtype), out=blocks)
+        grid[rotated.size :] = (self._project(blocks) / np.array(CHECKS, dtype)).reshape(-1)
         return grid
 
     def real(self, codes: NDArray[np.unsignedinteger[Any]]) -> Reals:
@@ -101,7 +114,7 @@ class Walk:
             grid: the sum's coordinates and projections, around zero.
             group: whose they are.
             some: its blocks among all.
-            error: variance of a coordinate's quantisation error, in steps.
+            error: variance of the sum's quantisation error, in steps.
         """
         p = self._p
         coordinates = grid[: group.padded].reshape(group.blocks, group.length)
@@ -126,13 +139,14 @@ class Walk:
         return slice(first, first + group.blocks)
 
     def _project(self, blocks: Reals) -> Reals:
-        """Return four random ±1 projections of each (m, n) block, scaled to the size of a coordinate: (m, 4)."""
+        """Return four random ±1 projections of each (m, n) block, scaled to about the size of a coordinate: (m, 4)."""
         length = blocks.shape[1]
         if length not in self._signs:
             streams = range(_CHECK_STREAM, _CHECK_STREAM + len(CHECKS))
             signs = np.stack([random_signs(self._seed, length, stream) for stream in streams], 1)
             self._signs[length] = (signs / np.sqrt(length)).astype(self.dtype)
         projected: Reals = blocks @ self._signs[length]
+        projected *= projected.dtype.type(_IRRATIONAL)
         return projected
 
 
@@ -144,7 +158,12 @@ def uniform_of(words: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 class Dither:
-    """A client's dither: uniform in ±1/2, in steps of 2^-8, from a key that both ends can derive."""
+    """A client's dither: uniform in ±1/2, in steps of 2^-8, from a key that both ends can derive.
+
+    A byte a coordinate is fine enough: whatever the value, the error of rounding takes 256 equally likely places in an
+    interval of one step, so that its variance is 1/12 less 2^-16 of that, and its mean at most 2^-9 of a step. The
+    dither is public and hides nothing: a code's mask does.
+    """
 
     def __init__(self, shared: RingRound, client: int) -> None:
         self._stream = KeyStream(shared.suite, derive(shared.seed, "argosy/ring/dither", client))

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from argosy_common.codec.base import Vector
 from argosy_common.codec.ring import Ring, RingRound
+from argosy_common.errors import RosterInvalid
 from argosy_common.field import Field
 from argosy_common.prg import SEED_BYTES, Elements
 from argosy_common.secagg.admission import Admission
@@ -95,6 +96,7 @@ def mask_update(admission: Admission, key: SigningKey, update: ClientUpdate, ent
 
     Raises:
         ValueError: values that are not finite, of another number than message 1 says, or a weight that is none.
+        RosterInvalid: a member's prekey is one that nobody can seal a box to.
     """
     announcement, parameters = admission.announcement, admission.parameters
     # 1 encode, weighted, and append the limbs
@@ -113,10 +115,14 @@ def mask_update(admission: Admission, key: SigningKey, update: ClientUpdate, ent
     # 4 box the shares, and sign the whole
     ephemeral = X25519PrivateKey.from_private_bytes(entropy(SEED_BYTES))
     own = admission.fingerprints[admission.index]
-    boxes = tuple(
-        seal(announcement.prg, ephemeral, member.key, BoxAddress(announcement.sid, own, holder), share)
-        for member, holder, share in zip(announcement.roster, admission.fingerprints, sharing.shares, strict=True)
-    )
+    boxes: list[bytes] = []
+    for member, holder, share in zip(announcement.roster, admission.fingerprints, sharing.shares, strict=True):
+        address = BoxAddress(announcement.sid, own, holder)
+        try:
+            boxes.append(seal(announcement.prg, ephemeral, member.key, address, share))
+        except ValueError:
+            why = f"the key of member {holder.hex()[:16]} agrees on nothing secret"
+            raise RosterInvalid(why=why) from None
     header = Header(
         sid=announcement.sid,
         client=admission.index,
@@ -127,7 +133,7 @@ def mask_update(admission: Admission, key: SigningKey, update: ClientUpdate, ent
         metrics=update.record,
         slots=update.slots,
     )
-    return MaskedUpdate(SignedHeader.made(key, header), y, boxes)
+    return MaskedUpdate(SignedHeader.made(key, header), y, tuple(boxes))
 
 
 def _encoded(admission: Admission, update: ClientUpdate, entropy: Entropy) -> Elements:

@@ -66,6 +66,15 @@ def unseal(suite: Suite, prekey: X25519PrivateKey, ephemeral: bytes, address: Bo
         raise ValueError("the box does not open") from None
 
 
+def agrees(prekey: bytes) -> bool:
+    """Tell whether a prekey agrees on something secret: nobody can seal a box to one that does not."""
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(prekey))
+    except ValueError:
+        return False
+    return True
+
+
 def _box_key(own: X25519PrivateKey, other: bytes, ephemeral: bytes, prekey: bytes, address: BoxAddress) -> bytes:
     shared = own.exchange(X25519PublicKey.from_public_bytes(other))  # refuses an all-zero result by ValueError
     return derive(shared, "argosy/secagg/box", address.sid, ephemeral, prekey, address.client, address.holder)

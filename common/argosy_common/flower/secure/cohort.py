@@ -22,7 +22,7 @@ from argosy_common.flower.secure.parcels import Stage
 from argosy_common.secagg.fleet import FleetList
 from argosy_common.secagg.messages import Prekey, PrekeyBatch
 from argosy_common.secagg.parameters import FEWEST_CLIENTS, MOST_CLIENTS
-from argosy_common.secagg.sealing import fingerprint, verifying_key
+from argosy_common.secagg.sealing import agrees, fingerprint, verifying_key
 from argosy_common.secure_ledger import Attempt
 
 BATCH = 32
@@ -96,6 +96,8 @@ class PrekeyPool:
         batch = PrekeyBatch.parse(parcels.config(content, peer=peer).get("batch"), peer=peer)
         prekeys = batch.prekeys()
         self._check(node, prekeys[0], peer)
+        if not all(agrees(each.key) for each in prekeys):  # else no member of its groups could send an update
+            raise SecureMessageMalformed(peer=peer, why="one of its prekeys agrees on nothing secret")
         return prekeys
 
     def _check(self, node: int, prekey: Prekey, peer: str) -> None:

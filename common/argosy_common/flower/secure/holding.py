@@ -95,7 +95,7 @@ class HolderService:
         may_vote(cast, ABORT)
         if cast is None:
             self._journal.write_vote(cast_vote(asked.admission, self._keep.key, None))
-            self._journal.erase_prekey(asked.prekey)
+        self._journal.erase_prekey(asked.prekey)  # of a vote before as well: a power cut may have come between the two
         return self._written_vote(Stage.ABORT, asked.admission.sid)
 
     def _written_vote(self, stage: str, sid: bytes) -> RecordDict:

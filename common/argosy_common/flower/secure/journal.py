@@ -79,6 +79,8 @@ class SecureJournal:
             self._db.execute("PRAGMA secure_delete = ON")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
+                if any(self._updates.iterdir()):
+                    raise SecureStateLost(path=self._path, why="it is empty, and this device has sent updates")
                 self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
             elif version != SCHEMA:
                 raise SecureStateLost(path=self._path, why=f"it has version {version}, not {SCHEMA}")

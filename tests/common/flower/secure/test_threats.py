@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from argosy_common.errors import (
-    ArgosyError,
+    FleetListInvalid,
     InstructionDiffers,
     PeerUnlisted,
     PrekeyUnknown,
@@ -31,18 +32,20 @@ from argosy_common.errors import (
     SecureRetryRefused,
     SecureSetRefused,
     SecureSignatureInvalid,
+    SecureStateLost,
 )
 from argosy_common.flower.secure import SECAGG, parcels
+from argosy_common.flower.secure.journal import SecureJournal
 from argosy_common.flower.secure.keep import Keep
 from argosy_common.flower.secure.mod import SecureMod
 from argosy_common.flower.secure.parcels import Stage
 from argosy_common.prg import Suite
 from argosy_common.secagg.admission import Policy, admit
 from argosy_common.secagg.client import digest_of
-from argosy_common.secagg.messages import Answer, Header, Prior, SignedHeader
-from argosy_common.secagg.sealing import BoxAddress, public_der, seal
+from argosy_common.secagg.messages import Answer, Header, PrekeyBatch, Prior, SignedHeader
+from argosy_common.secagg.sealing import BoxAddress, fingerprint, public_der, seal
 from argosy_common.x509 import generate_identity_key
-from tests.common.flower.secure.attacks import Attacker, box_of, certify, header_of, vote_of
+from tests.common.flower.secure.attacks import Attacker, box_of, certify, header_of, signed_blob, vote_of
 from tests.common.flower.secure.fleet import SecureFleet, instructions
 from tests.common.flower.secure.test_secure_grid import BASE, check
 
@@ -94,19 +97,49 @@ def test_a_roster_with_one_swapped_or_one_doubled_entry_is_refused_by_every_devi
 
 
 def test_a_minted_device_is_unlisted_and_every_honest_device_refuses(tmp_path: Path) -> None:
-    """With an operator's key the coordinator's word counts for nothing."""
+    """With an operator's key the coordinator's word counts for nothing: not for a device more, nor in one's place."""
     fleet = SecureFleet(tmp_path, 5, operator=True)
     attacker = Attacker(fleet)
-    version, data = fleet.listed(fleet.nodes[:4])
-    announcement = attacker.announce(fleet.nodes, 1, fleet_version=version)
-    for node in fleet.nodes:
-        with pytest.raises(PeerUnlisted, match=f"{fleet.nodes[4]:016x}"):
-            attacker.train(node, announcement, fleet=parcels.bytes_record(list=data))
-    assert not fleet.calls
+    version, data = fleet.listed()
+    told = parcels.bytes_record(list=data)
     minted = generate_identity_key()
-    with pytest.raises(ArgosyError):
-        attacker.train(fleet.nodes[0], announcement)  # no list at all
-    assert public_der(minted.public_key()) not in {key.identity for key in announcement.roster}
+    secret = X25519PrivateKey.generate()
+    (made_up,) = PrekeyBatch.made(
+        minted, public_der(minted.public_key()), [secret.public_key().public_bytes_raw()]
+    ).prekeys()
+    honest = attacker.announce(fleet.nodes, 1, fleet_version=version)
+    first, *rest = honest.roster
+    six = attacker.announce([*fleet.nodes, fleet.nodes[0]], 1, fleet_version=version)
+    for announcement in (honest.changed(roster=(made_up, *rest)), six.changed(roster=(*honest.roster, made_up))):
+        for node in fleet.nodes[1:]:
+            with pytest.raises(PeerUnlisted, match=fingerprint(made_up.identity).hex()[:16]):
+                attacker.train(node, announcement, fleet=told)
+    for roster in ((first.changed(key=made_up.key), *rest), (first, first, *rest[1:])):
+        for node in fleet.nodes[2:]:
+            with pytest.raises(RosterInvalid):
+                attacker.train(node, honest.changed(roster=roster), fleet=told)
+    with pytest.raises(FleetListInvalid):
+        attacker.train(fleet.nodes[0], honest)  # no list at all: the last one that was seen, and none was
+    assert not fleet.calls
+    assert {journal_of(fleet, node) for node in fleet.nodes} == {(0, 0)}
+
+
+def test_holders_too_refuse_a_device_that_was_struck_off(tmp_path: Path) -> None:
+    """They go by the newest list that they have seen, also when a round is half over."""
+    fleet = SecureFleet(tmp_path, 6, operator=True)
+    attacker = Attacker(fleet)
+    (_, old), (version, new) = fleet.listed(), fleet.listed(fleet.nodes[:5], version=3)
+    announcement = attacker.announce(fleet.nodes, 1, fleet_version=1)
+    updates = {
+        i: attacker.train(node, announcement, fleet=parcels.bytes_record(list=old))
+        for i, node in enumerate(fleet.nodes)
+    }
+    later = attacker.announce(fleet.nodes, 2, fleet_version=version)
+    with pytest.raises(PeerUnlisted):
+        attacker.train(fleet.nodes[0], later, fleet=parcels.bytes_record(list=new))
+    with pytest.raises(SecureParametersRefused, match="version 1 of the fleet list, this device by 3"):
+        attacker.hand(fleet.nodes, 0, announcement, updates)
+    assert journal_of(fleet, fleet.nodes[0]) == (1, 0)
 
 
 # --- a different scale, cap, model, configuration for one client ------------------------------------------------------
@@ -256,7 +289,7 @@ def test_an_undecided_round_counts_as_released(attacker: Attacker) -> None:
 
 
 def test_a_client_sends_one_update_a_round_whatever_group_or_run_asks(attacker: Attacker) -> None:
-    """Another group, an earlier round, the same instruction in another run."""
+    """Another group, an earlier round, the same instruction in a later round, or in a run of another coordinator."""
     nodes = attacker.fleet.nodes
     first = attacker.announce(nodes, 5)
     content = instructions(attacker.fleet, number=5)[0].content
@@ -267,7 +300,15 @@ def test_a_client_sends_one_update_a_round_whatever_group_or_run_asks(attacker: 
             attacker.train(nodes[0], first.changed(roster=fresh, **changed), content)
     with pytest.raises(SecureRetryRefused):
         attacker.train(nodes[0], first.changed(roster=fresh, round=9), content)
+    other = generate_identity_key()
+    elsewhere = attacker.announce(nodes, 5, other)
+    assert elsewhere.run != first.run
+    bound = RecordDict({**dict(content)})
+    bound[SECAGG] = ConfigRecord({"stage": Stage.UPDATE, parcels.MESSAGE_1: signed_blob(elsewhere, other)})
+    with pytest.raises(SecureRetryRefused, match="not told how that ended"):
+        attacker.fleet.deliver(nodes[0], Message(bound, nodes[0], "train"))
     assert journal_of(attacker.fleet, nodes[0]) == (1, 0)
+    assert attacker.fleet.calls == [nodes[0]]
 
 
 # --- one client claimed both in and out -------------------------------------------------------------------------------
@@ -408,6 +449,29 @@ def test_a_client_with_malformed_boxes_is_dropped_when_more_than_a_minus_u_compl
     assert answer.members == (0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11)
 
 
+def test_of_two_certificates_for_one_set_a_holder_acts_on_the_first_only(tmp_path: Path) -> None:
+    """The coordinator chooses which complaints it shows: with them the client is out, without them it is in."""
+    fleet = SecureFleet(tmp_path, 12)
+    attacker = Attacker(fleet)
+    nodes = fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    updates[7] = with_bad_boxes(fleet, announcement, updates[7], 7, range(4))
+    votes = attacker.votes(nodes, announcement, updates, range(12))
+    complaining = [vote for vote in votes if vote.complaints]
+    content = [vote for vote in votes if not vote.complaints]
+    assert len(complaining) > 3
+    out, in_ = certify(votes), certify([*content, *complaining][:8])
+    holder = content[0].holder
+    for first, second, members in ((out, in_, 11), (in_, out, 12)):
+        reply = attacker.hand(nodes, holder, announcement, updates, stage=Stage.SUM, certificate=first)
+        answer = Answer.parse(reply.content.config_records[SECAGG]["answer"], peer="it")
+        assert len(answer.members) == members
+        with pytest.raises(SecureSetRefused, match="shares of another set"):
+            attacker.hand(nodes, holder, announcement, updates, stage=Stage.SUM, certificate=second)
+        holder = content[1].holder
+
+
 def test_with_fewer_complaints_the_complainers_fall_silent_and_the_client_stays(tmp_path: Path) -> None:
     """Seeds for all: the three holders that are due elements complain, and three are not more than A − U."""
     fleet = SecureFleet(tmp_path, 12)
@@ -512,3 +576,235 @@ def test_a_device_that_requires_secure_runs_answers_nothing_else(fleet: SecureFl
         with pytest.raises(SecureRequired):
             mod(Message(RecordDict(), node, kind), context, fleet.app)
     assert not fleet.calls
+
+
+# --- power cuts -------------------------------------------------------------------------------------------------------
+
+
+class PowerCut(BaseException):
+    """The device is gone, whatever it was at."""
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, step: str, *, after: bool) -> None:
+    """Let the power fail right before, or right after, the journal has done something."""
+    honest = getattr(SecureJournal, step)
+
+    def cutting(journal: SecureJournal, *given: object) -> None:
+        if after:
+            honest(journal, *given)
+        raise PowerCut
+
+    monkeypatch.setattr(SecureJournal, step, cutting)
+
+
+def bytes_of(reply: Message) -> dict[str, object]:
+    """Return all that a reply says."""
+    arrays = {
+        f"{record}/{name}": array.numpy().tobytes()
+        for record, its in reply.content.array_records.items()
+        for name, array in its.items()
+    }
+    return {**arrays, **dict(reply.content.config_records[SECAGG])}
+
+
+def test_after_a_power_cut_before_its_update_is_written_down_a_device_has_sent_none(
+    attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its bytes are on disk, or before it is known that they are: what it masks then is the only one ever."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    node, folder = nodes[0], attacker.fleet.home(nodes[0]).folder / "updates"
+    for step, lie in (("write_update", 0), ("_transaction", 1)):
+        with monkeypatch.context() as broken:
+            cut(broken, step, after=False)
+            with pytest.raises(PowerCut):
+                attacker.train(node, announcement)
+        assert journal_of(attacker.fleet, node) == (0, 0)
+        assert len(list(folder.iterdir())) == lie, "bytes that nobody was sent, and nobody will be"
+    replies = [bytes_of(attacker.train(node, announcement)) for _ in range(3)]
+    assert replies[0] == replies[1] == replies[2]
+    assert journal_of(attacker.fleet, node) == (1, 0)
+    assert len(list(folder.iterdir())) == 1
+    assert attacker.fleet.calls == [node] * 3
+
+
+def test_after_a_power_cut_once_its_update_is_written_down_a_device_sends_that_and_masks_no_second(
+    attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes to the same message, and nothing to any other of that round."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    with monkeypatch.context() as broken:
+        cut(broken, "write_update", after=True)
+        with pytest.raises(PowerCut):
+            attacker.train(nodes[0], announcement)
+    keep = attacker.fleet.keep(nodes[0])
+    written = keep.journal.update(announcement.sid)
+    assert written is not None
+    arrays = written.array_records[parcels.UPDATE]
+    kept = {f"{parcels.UPDATE}/{name}": array.numpy().tobytes() for name, array in arrays.items()}
+    keep.journal.close()
+    for _ in range(2):
+        sent = bytes_of(attacker.train(nodes[0], announcement))
+        assert {name: data for name, data in sent.items() if "/" in name} == kept
+    with pytest.raises(SecondUpdateRefused):
+        attacker.train(nodes[0], announcement.changed(seed=b"z" * 32))
+    assert attacker.fleet.calls == [nodes[0]]
+    assert journal_of(attacker.fleet, nodes[0]) == (1, 0)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_power_cut_at_a_vote_leaves_one_vote(
+    attacker: Attacker, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    """Before it is written down nobody has it, and another set may still be voted for; after that none may."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    fewer = {i: updates[i] for i in range(5)}
+    with monkeypatch.context() as broken:
+        cut(broken, "write_vote", after=after)
+        with pytest.raises(PowerCut):
+            attacker.hand(nodes, 0, announcement, updates)
+    assert journal_of(attacker.fleet, nodes[0]) == (1, int(after))
+    first, second = (updates, fewer) if after else (fewer, updates)
+    one, two = (bytes_of(attacker.hand(nodes, 0, announcement, first)) for _ in range(2))
+    assert one == two
+    assert vote_of(attacker.hand(nodes, 0, announcement, first)).members == tuple(first)
+    for stage, told in ((Stage.VOTE, second), (Stage.ABORT, {})):
+        with pytest.raises(SecureSetRefused, match="voted for another set"):
+            attacker.hand(nodes, 0, announcement, told, stage=stage)
+    assert journal_of(attacker.fleet, nodes[0]) == (1, 1)
+
+
+@pytest.mark.parametrize("voted", [False, True], ids=["away at the vote", "voted"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_power_cut_at_a_sum_leaves_one_sum(
+    attacker: Attacker, monkeypatch: pytest.MonkeyPatch, *, after: bool, voted: bool
+) -> None:
+    """The same bytes again, and then the key is gone; the vote that goes with it binds also who was cut off between."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    certificate = certify(attacker.votes(nodes, announcement, updates, range(0 if voted else 1, 6)))
+    with monkeypatch.context() as broken:
+        cut(broken, "write_release", after=after)
+        with pytest.raises(PowerCut):
+            attacker.hand(nodes, 0, announcement, updates, stage=Stage.SUM, certificate=certificate)
+    with pytest.raises(SecureSetRefused, match="voted for another set"):
+        attacker.hand(nodes, 0, announcement, {i: updates[i] for i in range(5)})
+    one, two = (
+        bytes_of(attacker.hand(nodes, 0, announcement, updates, stage=Stage.SUM, certificate=certificate))
+        for _ in range(2)
+    )
+    assert one == two
+    keep = attacker.fleet.keep(nodes[0])
+    assert keep.journal.prekey(announcement.roster[0].key) is None
+    keep.journal.close()
+    assert journal_of(attacker.fleet, nodes[0]) == (1, 1)
+
+
+@pytest.mark.parametrize("step", ["write_vote", "erase_prekey"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_power_cut_at_giving_up_leaves_the_round_given_up_and_its_key_erased(
+    attacker: Attacker, monkeypatch: pytest.MonkeyPatch, step: str, *, after: bool
+) -> None:
+    """At the latest when the coordinator asks again."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    with monkeypatch.context() as broken:
+        cut(broken, step, after=after)
+        with pytest.raises(PowerCut):
+            attacker.abort(nodes, announcement, [0])
+    one, two = (attacker.abort(nodes, announcement, [0]) for _ in range(2))
+    assert one == two
+    keep = attacker.fleet.keep(nodes[0])
+    assert keep.journal.prekey(announcement.roster[0].key) is None
+    keep.journal.close()
+    with pytest.raises(SecureSetRefused, match="gave the round up"):
+        attacker.hand(nodes, 0, announcement, updates)
+    assert journal_of(attacker.fleet, nodes[0]) == (1, 1)
+
+
+# --- a journal that is damaged or lost --------------------------------------------------------------------------------
+
+
+def overwritten(path: Path) -> None:
+    """Nonsense of the same length."""
+    path.write_bytes(b"nonsense" * (path.stat().st_size // 8))
+
+
+def beyond_its_first_page(path: Path) -> None:
+    """As a card does that loses blocks."""
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+
+
+def emptied(path: Path) -> None:
+    """As a file system does that lost the data and kept the name."""
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [overwritten, beyond_its_first_page, emptied, Path.unlink])
+def test_a_device_whose_journal_is_damaged_or_lost_says_nothing_more(
+    attacker: Attacker, spoil: Callable[[Path], None]
+) -> None:
+    """It cannot know any more what it voted for or sent: no update, no vote, no sum, no new keys."""
+    nodes = attacker.fleet.nodes
+    announcement, later = attacker.announce(nodes, 1), attacker.announce(nodes, 2)
+    updates = attacker.collect(nodes, announcement)
+    certificate = certify(attacker.votes(nodes, announcement, updates, range(6)))
+    calls = len(attacker.fleet.calls)
+    spoil(attacker.fleet.home(nodes[0]).folder / "secure.db")
+    for _ in range(2):
+        for ask in (
+            lambda: attacker.train(nodes[0], announcement),
+            lambda: attacker.train(nodes[0], later),
+            lambda: attacker.hand(nodes, 0, announcement, {i: updates[i] for i in range(5)}),
+            lambda: attacker.abort(nodes, later, [0]),
+            lambda: attacker.hand(nodes, 0, announcement, updates, stage=Stage.SUM, certificate=certificate),
+            lambda: attacker.fleet.deliver(nodes[0], attacker.query(nodes[0], Stage.PREKEYS, {"count": 1})),
+        ):
+            with pytest.raises(SecureStateLost):
+                ask()
+    assert len(attacker.fleet.calls) == calls
+
+
+# --- one device against all others ------------------------------------------------------------------------------------
+
+NO_SECRET = [bytes(32), b"\1" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f", b"\xed" + b"\xff" * 30 + b"\x7f"]
+"""Points of small order, 0, 1, −1 and p: whoever agrees with one of them on a key agrees on zero."""
+
+
+@pytest.mark.parametrize("key", NO_SECRET, ids=bytes.hex)
+def test_a_device_whose_keys_agree_on_nothing_secret_does_not_stop_the_others(tmp_path: Path, key: bytes) -> None:
+    """It is left out by name before anything is announced."""
+    fleet = SecureFleet(tmp_path, 5)
+    *others, odd = fleet.nodes
+    identity = public_der(fleet.keys[4].public_key())
+    sound = X25519PrivateKey.generate().public_key().public_bytes_raw()
+
+    def give(node: int, stage: str, _message: Message) -> Message | None:
+        if (node, stage) != (odd, Stage.PREKEYS):
+            return None
+        batch = PrekeyBatch.made(fleet.keys[4], identity, [sound, key])
+        return Message(parcels.answer(Stage.PREKEYS, batch=batch.packed), reply_to=Message(RecordDict(), node, "query"))
+
+    fleet.up = give
+    (reply,) = fleet.grid().send_and_receive(instructions(fleet, BASE), timeout=100)
+    check(reply, others)
+    (refused,) = fleet.told("secure-refused")
+    assert (refused["device"], refused["error"]["code"]) == (f"{odd:016x}", "secure-message-malformed")
+
+
+def test_a_device_that_cannot_seal_a_box_to_a_member_names_that_member(attacker: Attacker) -> None:
+    """It is no fault of its app."""
+    fleet = attacker.fleet
+    announcement = attacker.announce(fleet.nodes, 1)
+    identity = public_der(fleet.keys[3].public_key())
+    (odd,) = PrekeyBatch.made(fleet.keys[3], identity, [bytes(32)]).prekeys()
+    roster = (*announcement.roster[:3], odd, *announcement.roster[4:])
+    with pytest.raises(RosterInvalid, match=f"{fleet.nodes[3]:016x} agrees on nothing secret"):
+        attacker.train(fleet.nodes[0], announcement.changed(roster=roster))
+    assert journal_of(fleet, fleet.nodes[0]) == (0, 0)

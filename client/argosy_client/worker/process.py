@@ -162,7 +162,7 @@ class _HostedApp:
         self._run_config: dict[str, Any] = request["run_config"]
         self._node_config: dict[str, Any] = request["node_config"]
         self._folder = Path(request["app_dir"])
-        self._digest = bytes.fromhex(request["app_digest"])
+        self._digest: str = request["app_digest"]
         self._home = SecureHome.from_wire(request["secure"]) if request["secure"] else None
         self._secure: SecureMod | None = None
         become_task(run_id=self._run_id, node_id=self._node_id)
@@ -235,7 +235,7 @@ class _HostedApp:
             from argosy_common.flower.secure.keep import Keep  # noqa: PLC0415  (likewise)
             from argosy_common.flower.secure.mod import SecureMod  # noqa: PLC0415
 
-            self._secure = SecureMod(Keep(self._home), app=self._digest)
+            self._secure = SecureMod(Keep(self._home), app=bytes.fromhex(self._digest))
         return self._secure
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -34,6 +33,7 @@ from argosy_common.flower.codec.outgoing import Dispatch, Outbox
 from argosy_common.flower.codec.plan import ReplyPlan
 from argosy_common.flower.codec.replies import ReplyPart
 from argosy_common.flower.codec.spill import spilled
+from argosy_common.flower.layer import GridLayer
 from argosy_common.flower.streaming import accepted, stream
 from argosy_common.logs import get_logger
 
@@ -63,7 +63,7 @@ class _Phase:
     lacking: list[Dispatch] = field(default_factory=list)
 
 
-class CodecGrid(Grid):
+class CodecGrid(GridLayer):
     """See the module. Used by one thread, the server app's.
 
     Args:
@@ -93,7 +93,7 @@ class CodecGrid(Grid):
         rng: np.random.Generator | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._up = CodecChoice(up, tuple(arrays))
         self._down = CodecChoice(down, tuple(arrays))
         for choice, purpose in ((self._up, "updates"), (self._down, "the model")):
@@ -132,29 +132,6 @@ class CodecGrid(Grid):
         return {"up": self._up.codec, "down": self._down.codec, "arrays": arrays, "folded": self.folds}
 
     # --- the Grid interface
-
-    def set_run(self, run: Any) -> None:  # noqa: ANN401  (Flower's Run is private)
-        """See `Grid.set_run`."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:  # noqa: ANN401  (Flower's Run is private)
-        """See `Grid.run`."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See `Grid.create_message`."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """See `Grid.get_node_ids`."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[Any]:
-        """See `Grid.get_nodes`."""
-        return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; what comes back is decoded one by one in `pull_messages`, and never summed up."""

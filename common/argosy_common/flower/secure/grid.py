@@ -27,6 +27,7 @@ from argosy_common.clock import Clock, SystemClock
 from argosy_common.errors import ArgosyError, SecureTooFewDevices, SecureUnsuitable
 from argosy_common.flower import compat
 from argosy_common.flower.courier import Courier
+from argosy_common.flower.layer import GridLayer
 from argosy_common.flower.messages import round_of
 from argosy_common.flower.secure import SECAGG, parcels
 from argosy_common.flower.secure.cohort import Cohort, PrekeyPool, in_groups
@@ -84,7 +85,7 @@ class _Group:
     digits: Literal[1, 2]
 
 
-class SecureGrid(Grid):
+class SecureGrid(GridLayer):
     """See the module. Used by one thread, the server app's.
 
     Args:
@@ -120,7 +121,7 @@ class SecureGrid(Grid):
         sleep: Callable[[float], None] = time.sleep,
         rng: np.random.Generator | None = None,
     ) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._settings = settings or SecureSettings()
         self._app = app
         self._run_config = dict(run_config or {})
@@ -163,29 +164,6 @@ class SecureGrid(Grid):
         return {**self._settings.to_wire(), "fleet": self._fleet[0] if self._fleet else None}
 
     # --- the Grid interface
-
-    def set_run(self, run: Any) -> None:  # noqa: ANN401  (Flower's Run is private)
-        """See `Grid.set_run`."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:  # noqa: ANN401  (Flower's Run is private)
-        """See `Grid.run`."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See `Grid.create_message`."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """See `Grid.get_node_ids`."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[Any]:
-        """See `Grid.get_nodes`."""
-        return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # noqa: ARG002  (as `Grid`)
         """Refuse: replies are only had summed up, all at once."""

@@ -25,13 +25,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from argosy_common.blobs.store import storage_errors
 from argosy_common.errors import ArgosyError, SecureRequired, SecureStateLost
 from argosy_common.files import PRIVATE_FILE, private_folder
+from argosy_common.flower.layer import GridLayer
 from argosy_common.flower.secure import HOLDER, SECAGG, is_secure, parcels
 from argosy_common.flower.secure.keep import Keep
 from argosy_common.flower.secure.mod import Call, SecureMod
@@ -196,42 +197,16 @@ def _show_logs() -> None:
         ours.addHandler(handler)
 
 
-class _Carried(Grid):
+class _Carried(GridLayer):
     """Flower's grid, on which holders are asked under a type that apps have a function for."""
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-
-    def set_run(self, run: Any) -> None:  # noqa: ANN401  (Flower's Run is private)
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:  # noqa: ANN401  (Flower's Run is private)
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[Any]:
-        return self._grid.get_nodes()
-
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """See `Grid.push_messages`."""
         outgoing = list(messages)
         for message in outgoing:
             if message.metadata.message_type == HOLDER:
                 message.metadata.message_type = CARRIER
         return self._grid.push_messages(outgoing)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 def _lines(name: str, data: Mapping[str, Any]) -> Iterator[tuple[int, str]]:

@@ -103,6 +103,8 @@ class Device:
                 identity_key=enrolment.identity_key_path,
                 operator_key=enrolment.operator_key_path,
                 required=settings.secure == "required",
+                least=settings.secure_least,
+                ciphers=settings.secure_ciphers,
             ),
         )
         self._jobs = Jobs(

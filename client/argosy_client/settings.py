@@ -69,6 +69,11 @@ class DeviceSettings(Settings):
     """Megabytes of models and apps kept for the next round."""
     secure: Literal["allowed", "required"] = "allowed"
     """`required`: take part in runs with secure aggregation only."""
+    secure_least: Annotated[int, Field(ge=4, le=64)] = 4
+    """The fewest devices of a secure group that it takes part in. A quarter of a group may collude with the
+    coordinator, which forms the groups: in a large fleet, more than four make each device safer."""
+    secure_ciphers: tuple[Literal["aes256-ctr", "chacha20"], ...] = ()
+    """The ciphers that it accepts for masks; empty: all."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

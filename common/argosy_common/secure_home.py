@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,17 @@ class SecureHome:
         operator_key: the file of the operator's public key that was pinned at enrolment; None: coordinator trusted at
             enrolment.
         required: whether the device takes part in secure runs only.
+        least: the fewest clients of a group that it takes part in. In a group of n, n // 4 colluders are tolerated, and
+            the coordinator forms the groups: a fleet of many gains by more than four.
+        ciphers: those that it accepts for masks, by name; empty: all.
     """
 
     folder: Path
     identity_key: Path
     operator_key: Path | None = None
     required: bool = False
+    least: int = 4
+    ciphers: tuple[str, ...] = ()
 
     def to_wire(self) -> dict[str, object]:
         """Return it as plain data, for another process."""
@@ -32,6 +38,8 @@ class SecureHome:
             "identity_key": str(self.identity_key),
             "operator_key": operator,
             "required": self.required,
+            "least": self.least,
+            "ciphers": list(self.ciphers),
         }
 
     @classmethod
@@ -43,4 +51,6 @@ class SecureHome:
             Path(str(data["identity_key"])),
             None if operator is None else Path(str(operator)),
             bool(data["required"]),
+            int(str(data["least"])),
+            tuple(map(str, cast("list[str]", data["ciphers"]))),
         )

@@ -163,6 +163,7 @@ class _HostedApp:
         self._node_config: dict[str, Any] = request["node_config"]
         self._folder = Path(request["app_dir"])
         self._digest: str = request["app_digest"]
+        self._client_app: str = request["client_app"]
         self._home = SecureHome.from_wire(request["secure"]) if request["secure"] else None
         self._secure: SecureMod | None = None
         become_task(run_id=self._run_id, node_id=self._node_id)
@@ -232,10 +233,12 @@ class _HostedApp:
         if self._home is None:
             raise SecureUnsuitable(what="this device", why="it was started without its identity")
         if self._secure is None:
+            from argosy_common.flower.secure.digest import app_digest  # noqa: PLC0415  (likewise)
             from argosy_common.flower.secure.keep import Keep  # noqa: PLC0415  (likewise)
             from argosy_common.flower.secure.mod import SecureMod  # noqa: PLC0415
 
-            self._secure = SecureMod(Keep(self._home), app=bytes.fromhex(self._digest))
+            app = app_digest(bytes.fromhex(self._digest), self._client_app)
+            self._secure = SecureMod(Keep(self._home), app=app, own_node=True)
         return self._secure
 
 

@@ -18,7 +18,7 @@ from argosy_common.errors import (
 from argosy_common.prg import Suite
 from argosy_common.secagg.fleet import FleetList
 from argosy_common.secagg.messages import COORDINATOR, Announcement, Signed, run_id
-from argosy_common.secagg.parameters import Parameters
+from argosy_common.secagg.parameters import FEWEST_CLIENTS, Parameters
 from argosy_common.secagg.sealing import VerifyingKey, fingerprint, signed, verifying_key
 
 ALL_SUITES = frozenset(Suite)
@@ -31,10 +31,12 @@ class Policy:
     Attributes:
         fleet: the operator's list, verified and not older than any before; None where no operator's key is pinned.
         suites: the ciphers it accepts.
+        least: the fewest clients of a group that it takes part in.
     """
 
     fleet: FleetList | None = None
     suites: Collection[Suite] = ALL_SUITES
+    least: int = FEWEST_CLIENTS
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,12 @@ def admit(announcement: Announcement, own: bytes, policy: Policy) -> Admission:
     # 1 the suite is one that this device accepts (section 5)
     if announcement.prg not in policy.suites:
         raise SecureParametersRefused(why=f"it does not accept the cipher {announcement.suite}")
-    # 2 the parameters are those that n and A make (section 1)
+    # 2 the parameters are those that n and A make (section 1), and the group is not smaller than this device wants
     parameters = _parameters(announcement)
+    if parameters.n < policy.least:
+        raise SecureParametersRefused(
+            why=f"the group has {parameters.n} devices, and it joins none of under {policy.least}"
+        )
     # 3 scales that fit the size
     scales = announcement.block_scales
     fits = len(announcement.scales) == 4 * block_count(announcement.size)

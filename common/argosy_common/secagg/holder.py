@@ -45,7 +45,7 @@ def read_set(admission: Admission, handover: Handover) -> HandedSet:
     """Check the headers of S.
 
     Raises:
-        SecureSetRefused: of another round, or a client twice.
+        SecureSetRefused: of another round, a client twice, or updates with other metrics than the rest.
         SecureSignatureInvalid: a header that its client did not sign.
         SecureMessageMalformed: a header that is none, or does not fit the group.
     """
@@ -61,6 +61,9 @@ def read_set(admission: Admission, handover: Handover) -> HandedSet:
             name = admission.fingerprints[header.client].hex()[:16]
             raise SecureSignatureInvalid(peer=f"the device {name}", what="its masked update")
         headers[header.client] = header
+    forms = {(header.arrays, header.metrics, header.slots) for header in headers.values()}
+    if len(forms) > 1:  # what one client alone has a slot for would be in no sum but its own
+        raise SecureSetRefused(why="its members' updates have other names or numbers of metrics")
     return HandedSet({i: headers[i] for i in sorted(headers)})
 
 

@@ -23,13 +23,16 @@ _OFFSET = 1 << (METRIC_BITS - 1)
 _UNIT = 1 << 32
 """Steps of a metric in one."""
 MOST_SLOTS = 64
+MOST_METRIC = 2.0**31
+"""The magnitude that a metric must stay below."""
 
 
 class Weighting(StrEnum):
     """What a client's number of examples becomes before it is summed."""
 
     POWERS = "powers"
-    """Rounded to a power of two: sums over many rounds with changing sets do not give single weights away."""
+    """Rounded to a power of two: sums over many rounds with changing sets give each client's number away to within a
+    factor of √2, and no more."""
     EQUAL = "equal"
     """Every client counts the same."""
     EXACT = "exact"

@@ -54,6 +54,7 @@ class Assignment:
     bundle: bytes
     folder: str
     server_app: str
+    client_app: str
     run_config: dict[str, bool | int | float | str]
     rounds: int | None
     grid: dict[str, Any]
@@ -174,14 +175,15 @@ def _layered(grid: Grid, assignment: Assignment, port: DaemonPort, observer: Run
 def _secured(
     grid: Grid, settings: SecureSettings, assignment: Assignment, port: DaemonPort, observer: RunObserver
 ) -> Grid:
-    from argosy_common.flower.secure.grid import SecureGrid  # noqa: PLC0415  (ten megabytes that other runs can spare)
+    from argosy_common.flower.secure.digest import app_digest  # noqa: PLC0415  (ten megabytes that other runs can spare)
+    from argosy_common.flower.secure.grid import SecureGrid  # noqa: PLC0415
     from argosy_common.secure_ledger import Ledger  # noqa: PLC0415
 
     observer.layer_event = "secure"
     observer.layer = SecureGrid(
         grid,
         settings=settings,
-        app=assignment.bundle,
+        app=app_digest(assignment.bundle, assignment.client_app),
         run_config=assignment.run_config,
         fleet=None if assignment.fleet is None else (assignment.fleet[0], assignment.fleet[1]),
         ledger=Ledger(Path(assignment.folder).parent / "secure"),

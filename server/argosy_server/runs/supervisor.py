@@ -317,6 +317,7 @@ class RunSupervisor:
                     "bundle": bundle.digest,
                     "folder": str(folder),
                     "server_app": row.server_app,
+                    "client_app": row.client_app,
                     "run_config": row.run_config,
                     "rounds": rounds,
                     "grid": {

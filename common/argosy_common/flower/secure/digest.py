@@ -16,18 +16,26 @@ from argosy_common.flower.arrays import encoded_pieces
 from argosy_common.flower.secure import SECAGG
 
 
-def instruction_digest(message_type: str, content: RecordDict, *, app: bytes, run_config: Mapping[str, Any]) -> bytes:
+def app_digest(bundle: bytes, client_app: str) -> bytes:
+    """Return the digest of an app: of its bundle, and of which client app in it is called (`module:attribute`)."""
+    return hashlib.sha256(b"argosy/secagg/app" + bundle + client_app.encode()).digest()
+
+
+def instruction_digest(
+    message_type: str, content: RecordDict, *, app: bytes, run_config: Mapping[str, Any], group_id: str = ""
+) -> bytes:
     """Return the SHA-256 of an instruction.
 
     Args:
         message_type: `train` or `evaluate`.
+        group_id: Flower's, which apps can read.
         content: what the strategy sends, arrays whole.
-        app: the digest of the app's bundle; empty where the transport does not tell it, as on Flower's own.
+        app: of `app_digest`; empty where the transport does not tell it, as on Flower's own.
         run_config: the run's configuration.
     """
     digest = hashlib.sha256(b"argosy/secagg/instruction")
     config = [[name, _value(run_config[name])] for name in sorted(run_config)]
-    for part in (message_type.encode(), app, _packed(config)):
+    for part in (message_type.encode(), app, _packed(config), group_id.encode()):
         _add(digest, part)
     for name, record in content.items():
         if not name.startswith(SECAGG):

@@ -92,7 +92,7 @@ class SecureGrid(GridLayer):
         grid: where messages go, Flower's own or another layer.
         settings: the run's choices.
         strategy: the strategy that will use this grid.
-        app: the digest of the app's bundle, if the devices know it.
+        app: of `digest.app_digest`, where the devices know their app.
         run_config: the run's configuration, as the devices get it.
         fleet: the operator's signed fleet list, and its version; None: coordinator trusted at enrolment. Devices that
             it does not name are left out, and told of: the others would refuse to take part with one of them.
@@ -212,9 +212,16 @@ class SecureGrid(GridLayer):
             raise SecureUnsuitable(what=f"'{kind}' messages", why="each device's answer would be seen by itself")
         config = self._run_config
         digests = {id(it): it for it in (each.content for each in messages)}
-        found = {instruction_digest(kind, it, app=self._app, run_config=config) for it in digests.values()}
+        group_id = first.metadata.group_id
+        found = {
+            instruction_digest(kind, it, app=self._app, run_config=config, group_id=group_id) for it in digests.values()
+        }
         nodes = {message.metadata.dst_node_id: message for message in messages}
-        if len(found) != 1 or len(nodes) != len(messages) or any(m.metadata.message_type != kind for m in messages):
+        if (
+            len(found) != 1
+            or len(nodes) != len(messages)
+            or any(_addressing(m) != _addressing(first) for m in messages)
+        ):
             raise SecureUnsuitable(what="instructions that differ", why="one device could be singled out by them")
         if len(nodes) < FEWEST_CLIENTS:
             raise SecureTooFewDevices(needed=FEWEST_CLIENTS, what=f"devices in each '{kind}'", found=len(nodes))
@@ -372,3 +379,8 @@ class SecureGrid(GridLayer):
         log.warning("secure.refused", device=f"{node:016x}", stage=stage, code=error.code, why=error.message)
         where = {"round": phase.round, "phase": phase.kind} if phase else {}
         self._report("secure-refused", {**where, "device": f"{node:016x}", "stage": stage, "error": error.to_wire()})
+
+
+def _addressing(message: Message) -> tuple[str, str]:
+    """Return what an app can read of a message beside its records, and what must be the same for all."""
+    return message.metadata.message_type, message.metadata.group_id

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from argosy_common.errors import CertificateInvalid, FleetListInvalid
 from argosy_common.flower.secure.journal import SecureJournal
+from argosy_common.prg import Suite
 from argosy_common.secagg import fleet
-from argosy_common.secagg.admission import Policy
+from argosy_common.secagg.admission import ALL_SUITES, Policy
 from argosy_common.secagg.messages import COORDINATOR
 from argosy_common.secagg.sealing import SigningKey, VerifyingKey, fingerprint, public_der
 from argosy_common.secure_home import SecureHome
@@ -43,7 +44,7 @@ class Keep:
             FleetListOutdated: it is older than one known, or another of the same version.
         """
         if self.operator is None:
-            return Policy()
+            return self._policy(None)
         known = self.journal.fleet()
         data = offered if offered is not None else known[2] if known else None
         if data is None:
@@ -53,7 +54,11 @@ class Keep:
         floor = fleet.follow(known[:2] if known else None, found)
         if known is None or known[0] != found.version:
             self.journal.write_fleet(*floor, data)
-        return Policy(fleet=found)
+        return self._policy(found)
+
+    def _policy(self, found: fleet.FleetList | None) -> Policy:
+        suites = frozenset(map(Suite, self.home.ciphers)) or ALL_SUITES
+        return Policy(fleet=found, suites=suites, least=self.home.least)
 
 
 def _public(path: Path) -> VerifyingKey:

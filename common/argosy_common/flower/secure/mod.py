@@ -23,7 +23,7 @@ from argosy_common.errors import (
     SecureRetryRefused,
 )
 from argosy_common.flower.codec.groups import gathered
-from argosy_common.flower.compat import with_content
+from argosy_common.flower.compat import set_message_id
 from argosy_common.flower.secure import HOLDER, SECAGG, is_secure, parcels
 from argosy_common.flower.secure.digest import instruction_digest
 from argosy_common.flower.secure.holding import HolderService
@@ -43,6 +43,8 @@ from argosy_common.secagg.sealing import fingerprint, verifying_key
 Call = Callable[[Message, Context], Message]
 
 PHASES = ("train", "evaluate")
+LIFE_S = 3600.0
+"""Of an instruction, as apps see it."""
 
 
 class SecureMod:
@@ -50,13 +52,15 @@ class SecureMod:
 
     Args:
         keep: the device's keys and journal.
-        app: the digest of the app's bundle; empty where the transport does not tell.
+        app: of `digest.app_digest`; empty where the transport does not tell.
+        own_node: whether the device's node id is that of its identity, as on Argosy's own transport.
         entropy: fresh secret bytes.
     """
 
-    def __init__(self, keep: Keep, *, app: bytes = b"", entropy: Entropy = os.urandom) -> None:
+    def __init__(self, keep: Keep, *, app: bytes = b"", own_node: bool = False, entropy: Entropy = os.urandom) -> None:
         self._keep = keep
         self._app = app
+        self._own_node = own_node
         self._entropy = entropy
         self._holder = HolderService(keep, entropy)
 
@@ -95,14 +99,12 @@ class SecureMod:
             return stored
         # 3 the instruction is the one that all others get
         given = plain(content, SECAGG)
-        kind = message.metadata.message_type
-        if announcement.instruction != instruction_digest(kind, given, app=self._app, run_config=context.run_config):
-            raise InstructionDiffers(why="what came is not what message 1 names")
+        self._require_bound(announcement, message, context, given)
         base = _model(given, announcement)
         # 4 this device may answer it, now and in this set
         self._check_history(admission)
         # 5 compute, mask, write down
-        reply = _called(call_next, with_content(message, given), context)
+        reply = _called(call_next, _shown(message, given, announcement), context, announcement)
         where = f"on the device {context.node_id:016x}"
         update = client_update(reply, base, weight_key=announcement.weight, slots=announcement.slots, where=where)
         try:
@@ -114,6 +116,18 @@ class SecureMod:
         answer[parcels.UPDATE] = ArrayRecord({parcels.Y: Array(masked.y), **boxes}, keep_input=True)
         journal.write_update(announcement, answer)
         return answer
+
+    def _require_bound(self, announcement: Announcement, message: Message, context: Context, given: RecordDict) -> None:
+        """Refuse an instruction that is not the one which all others get."""
+        meta = message.metadata
+        digest = instruction_digest(
+            meta.message_type, given, app=self._app, run_config=context.run_config, group_id=meta.group_id
+        )
+        if announcement.instruction != digest:
+            raise InstructionDiffers(why="what came is not what message 1 names")
+        own = int.from_bytes(self._keep.fingerprint[:8], "big")
+        if self._own_node and context.node_id != own:
+            raise InstructionDiffers(why=f"it is for node {context.node_id:016x}, and this device is {own:016x}")
 
     def _check_history(self, admission: Admission) -> None:
         """Apply the rules of section 3 to what this device did before."""
@@ -164,17 +178,30 @@ def _model(content: RecordDict, announcement: Announcement) -> ArrayRecord | Non
     return gathered(records[0])  # a record of our own: an app may take the arrays out of the one it is given
 
 
-def _called(call_next: Call, message: Message, context: Context) -> Message:
+def _shown(message: Message, given: RecordDict, announcement: Announcement) -> Message:
+    """Return the instruction as the app sees it: with nothing beside its records that is not the same for all."""
+    meta = message.metadata
+    shown = Message(given, meta.dst_node_id, meta.message_type, ttl=LIFE_S, group_id=meta.group_id)
+    set_message_id(shown, announcement.sid.hex()[:32])
+    return shown
+
+
+def _called(call_next: Call, message: Message, context: Context, announcement: Announcement) -> Message:
     """Call the app. What it says when it fails may tell of its data, so only the kind of failure leaves the device.
+
+    Its context has the number of the run that message 1 binds in place of the one that this device was told.
 
     Raises:
         AppRaised: it failed, or replied with an error.
     """
+    run = int.from_bytes(announcement.run[:8], "big") >> 1
+    seen = Context(run, context.node_id, context.node_config, context.state, context.run_config)
     try:
-        reply = call_next(message, context)
+        reply = call_next(message, seen)
+        context.state = seen.state
     except ArgosyError:
         raise
-    except Exception as error:  # noqa: BLE001  (an app may raise anything; its kind is told)
+    except BaseException as error:  # noqa: BLE001  (an app may raise anything, SystemExit too; its kind is told)
         traceback.print_exc()
         raise AppRaised(why=f"{type(error).__name__}; in a secure run its words stay in the device's log") from None
     if not isinstance(reply, Message):

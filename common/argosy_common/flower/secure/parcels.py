@@ -151,7 +151,8 @@ def array(content: RecordDict, record: str, name: str, *, peer: str, most: int) 
         raise
     except Exception as error:  # noqa: BLE001  (numpy raises many kinds on bytes from outside)
         raise SecureMessageMalformed(peer=peer, why=f"'{name}' cannot be read: {error}") from None
-    if values.dtype.name not in ("uint8", "uint16") or values.shape != tuple(found.shape):
+    numbers = isinstance(values, np.ndarray) and values.dtype.name in ("uint8", "uint16")  # numpy reads archives too
+    if not numbers or values.shape != tuple(found.shape):
         raise SecureMessageMalformed(peer=peer, why=f"'{name}' is not what it says it is")
     return values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from argosy_common.errors import ReplyInvalid, SecureUnsuitable
 from argosy_common.flower.secure.vectors import update_vector
 from argosy_common.secagg.client import ClientUpdate
+from argosy_common.secagg.limbs import MOST_METRIC
 from argosy_common.secagg.messages import Slot
 
 
@@ -45,6 +46,7 @@ def client_update(reply: Message, base: ArrayRecord | None, *, weight_key: str, 
         raise ReplyInvalid(why=f"its metric '{weight_key}' is not a number of examples")
     others = {name: value for name, value in sorted(metrics.items()) if name != weight_key}
     layout = tuple(_layout(others))
+    _require_finite(others)
     flat = tuple(float(each) for value in others.values() for each in (value if isinstance(value, list) else [value]))
     if len(flat) > slots:
         raise SecureUnsuitable(what=f"{len(flat)} metrics", why=f"at most {slots} numbers are summed under the mask")
@@ -77,6 +79,14 @@ def _layout(metrics: Mapping[str, object]) -> Iterator[Slot]:
         if len(name) > 256:
             raise SecureUnsuitable(what=f"the metric '{name[:40]}…'", why="its name has more than 256 characters")
         yield name, len(value) if isinstance(value, list) else -1
+
+
+def _require_finite(metrics: Mapping[str, int | float | list[int] | list[float]]) -> None:
+    """Refuse what cannot be summed: a metric that only some devices have would be shown for those alone."""
+    for name, value in metrics.items():
+        values: Sequence[float] = value if isinstance(value, list) else [value]
+        if not all(math.isfinite(float(each)) and abs(float(each)) < MOST_METRIC for each in values):
+            raise ReplyInvalid(why=f"its metric '{name}' is not a number that can be summed: {value!r}"[:300])
 
 
 def _only(records: Mapping[str, object], what: str) -> str:

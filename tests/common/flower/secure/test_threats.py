@@ -35,6 +35,7 @@ from argosy_common.errors import (
     SecureStateLost,
 )
 from argosy_common.flower.secure import SECAGG, parcels
+from argosy_common.flower.secure.digest import app_digest, instruction_digest
 from argosy_common.flower.secure.journal import SecureJournal
 from argosy_common.flower.secure.keep import Keep
 from argosy_common.flower.secure.mod import SecureMod
@@ -46,7 +47,7 @@ from argosy_common.secagg.messages import Answer, Header, PrekeyBatch, Prior, Si
 from argosy_common.secagg.sealing import BoxAddress, fingerprint, public_der, seal
 from argosy_common.x509 import generate_identity_key
 from tests.common.flower.secure.attacks import Attacker, box_of, certify, header_of, signed_blob, vote_of
-from tests.common.flower.secure.fleet import SecureFleet, instructions
+from tests.common.flower.secure.fleet import SecureFleet, instructions, trained
 from tests.common.flower.secure.test_secure_grid import BASE, check
 
 FOUR = range(4)
@@ -808,3 +809,120 @@ def test_a_device_that_cannot_seal_a_box_to_a_member_names_that_member(attacker:
     with pytest.raises(RosterInvalid, match=f"{fleet.nodes[3]:016x} agrees on nothing secret"):
         attacker.train(fleet.nodes[0], announcement.changed(roster=roster))
     assert journal_of(fleet, fleet.nodes[0]) == (0, 0)
+
+
+# --- what the review of this layer found ------------------------------------------------------------------------------
+
+
+def test_a_device_joins_no_group_smaller_than_it_wants(attacker: Attacker) -> None:
+    """The coordinator forms the groups: with two colluders, one of four would be one victim and one other."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes[:4], 1)
+    content = instructions(attacker.fleet, number=1)[0].content
+    mod = SecureMod(Keep(replace(attacker.fleet.home(nodes[0]), least=5)))
+    with pytest.raises(SecureParametersRefused, match="joins none of under 5"):
+        mod(bound(content, announcement, nodes[0]), context_of(nodes[0]), attacker.fleet.app)
+    assert not attacker.fleet.calls
+
+
+def bound(content: RecordDict, announcement: Any, node: int, group_id: str = "") -> Message:  # noqa: ANN401
+    """An instruction with its message 1."""
+    own = ConfigRecord({"stage": Stage.UPDATE, parcels.MESSAGE_1: signed_blob(announcement)})
+    return Message(RecordDict({**dict(content), SECAGG: own}), node, "train", group_id=group_id)
+
+
+def context_of(node: int, run_id: int = 1) -> Context:
+    """A device's context."""
+    return Context(run_id=run_id, node_id=node, node_config={}, state=RecordDict(), run_config={})
+
+
+def test_what_an_app_can_read_beside_its_records_is_bound_or_the_same_for_all(attacker: Attacker) -> None:
+    """Another group id is another instruction; times, ids and the run's number are the layer's own."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    content = instructions(attacker.fleet, number=1)[0].content
+    seen: list[tuple[Any, ...]] = []
+
+    def app(message: Message, context: Context) -> Message:
+        meta = message.metadata
+        seen.append((meta.message_id, meta.ttl, meta.group_id, context.run_id))
+        return attacker.fleet.app(message, context)
+
+    for number, node in enumerate(nodes[:3]):
+        message = bound(content, announcement, node)
+        message.metadata.ttl = 10.0 + number
+        SecureMod(Keep(attacker.fleet.home(node)))(message, context_of(node, run_id=number), app)
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+    with pytest.raises(InstructionDiffers):
+        SecureMod(Keep(attacker.fleet.home(nodes[3])))(
+            bound(content, announcement, nodes[3], group_id="1000000"), context_of(nodes[3]), app
+        )
+
+
+def test_the_called_app_and_the_devices_own_number_are_bound_where_the_device_knows_them(attacker: Attacker) -> None:
+    """On Argosy's own transport."""
+    nodes = attacker.fleet.nodes
+    content = instructions(attacker.fleet, number=1)[0].content
+    digests = [
+        instruction_digest("train", content, app=app_digest(b"d" * 32, name), run_config={}) for name in ("a:b", "a:c")
+    ]
+    announcement = attacker.announce(nodes, 1, instruction=digests[0])
+    message = bound(content, announcement, nodes[0])
+    home = attacker.fleet.home(nodes[0])
+    for name, node in (("a:c", nodes[0]), ("a:b", nodes[1])):
+        mod = SecureMod(Keep(home), app=app_digest(b"d" * 32, name), own_node=True)
+        with pytest.raises(InstructionDiffers):
+            mod(message, context_of(node), attacker.fleet.app)
+    mod = SecureMod(Keep(home), app=app_digest(b"d" * 32, "a:b"), own_node=True)
+    assert mod(message, context_of(nodes[0]), attacker.fleet.app).has_content()
+
+
+def test_a_metric_that_one_device_alone_has_is_in_no_sum(attacker: Attacker) -> None:
+    """A longer list, or another name: holders refuse the set."""
+    nodes = attacker.fleet.nodes
+    announcement = attacker.announce(nodes, 1)
+    updates = attacker.collect(nodes, announcement)
+    header = Header.parse(header_of(updates[2]).header, peer="it")
+    odd = header.changed(slots=(*header.slots, ("secret", -1)))
+    made = RecordDict(dict(updates[2].content))
+    signed = SignedHeader.made(attacker.fleet.keys[2], odd)
+    made[SECAGG] = ConfigRecord({"stage": Stage.UPDATE, "header": signed.packed})
+    updates[2] = Message(made, reply_to=Message(RecordDict(), nodes[2], "train"))
+    with pytest.raises(SecureSetRefused, match="other names or numbers of metrics"):
+        attacker.hand(nodes, 0, announcement, updates)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), 2.0**31], ids=str)
+def test_a_metric_that_cannot_be_summed_leaves_its_device_out(tmp_path: Path, odd: float) -> None:
+    """It would be shown for the others alone, who might be one."""
+    fleet = SecureFleet(tmp_path, 5)
+
+    def app(message: Message, context: Context) -> Message:
+        reply = trained(message, context)
+        if context.node_id == fleet.nodes[0]:
+            reply.content.metric_records["metrics"]["loss"] = odd
+        return reply
+
+    fleet.app = app
+    (reply,) = fleet.grid().send_and_receive(instructions(fleet, BASE), timeout=100)
+    check(reply, fleet.nodes[1:])
+    (group,) = fleet.told("secure-group")
+    assert [error["code"] for error in group["left_out"].values()] == ["reply-invalid"]
+
+
+def test_an_app_that_exits_tells_nothing_but_that(tmp_path: Path) -> None:
+    """`sys.exit` with words in it is no way out for them."""
+    fleet = SecureFleet(tmp_path, 5)
+
+    def app(message: Message, context: Context) -> Message:
+        if context.node_id == fleet.nodes[0]:
+            raise SystemExit("the patient's name is Alice")
+        return trained(message, context)
+
+    fleet.app = app
+    fleet.grid().send_and_receive(instructions(fleet, BASE), timeout=100)
+    (group,) = fleet.told("secure-group")
+    (error,) = group["left_out"].values()
+    assert "SystemExit" in error["message"]
+    assert "Alice" not in str(fleet.events)

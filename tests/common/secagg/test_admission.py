@@ -199,6 +199,16 @@ def test_the_fewest_updates_in_a_sum_are_not_fewer_than_the_device_says(n: int) 
         admit(announced(n, n_min=n_min), PRINTS[0], OPEN)
 
 
+@pytest.mark.parametrize("least", [0, 4, 5, 6, 7, 64])
+def test_a_group_that_is_smaller_than_the_device_wants_is_refused(least: int) -> None:
+    """Its own least, whatever the specification allows."""
+    announcement, policy = announced(), Policy(least=least)
+    if least <= 6:
+        admit(announcement, PRINTS[0], policy)
+    else:
+        refused(announcement, SecureParametersRefused, f"none of under {least}", policy)
+
+
 # --- 3 the scales -----------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +365,7 @@ def test_what_is_cheap_to_check_comes_before_signatures(monkeypatch: pytest.Monk
         (announced(suite="chacha20"), Policy(suites=[Suite.AES])),
         (announced(U=4), OPEN),
         (announced(n_min=2), OPEN),
+        (announced(), Policy(least=7)),
         (announced(scales=b""), OPEN),
         (announced(roster=(first, first, *rest[1:])), OPEN),
         (announced(roster=ROSTER[1:7]), OPEN),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations_with_replacement, product
+from pathlib import Path
 
 import pytest
 
 from argosy_common.errors import ArgosyError, SecondUpdateRefused, SecureRetryRefused, SecureSetRefused
+from argosy_common.flower.secure.journal import Release, SecureJournal
+from argosy_common.flower.secure.mod import _unsummed
 from argosy_common.secagg.binding import (
     Cast,
     Ending,
@@ -20,7 +25,7 @@ from argosy_common.secagg.binding import (
     may_vote,
 )
 from argosy_common.secagg.certificate import ABORT, Certified
-from argosy_common.secagg.messages import Announcement, Prior
+from argosy_common.secagg.messages import Announcement, Prior, Vote
 
 RUNS, ROUNDS, INSTRUCTIONS = (b"a" * 16, b"b" * 16), (1, 2, 3), (b"i" * 32, b"j" * 32)
 PRINTS = tuple(bytes([number]) * 32 for number in range(4))
@@ -59,6 +64,24 @@ def test_rule_1_rounds_of_a_run_strictly_increase(run: bytes, round_: int, instr
     with pytest.raises(SecondUpdateRefused):
         may_send([sent(before)], before)  # its bytes would be sent again, were they there
     may_send([], before)
+
+
+@pytest.mark.parametrize("attempts", list(product((0, 1), repeat=2)))
+@pytest.mark.parametrize("groups", [(0, 0), (0, 1)])
+def test_rule_1_looks_at_run_and_round_only(attempts: tuple[int, int], groups: tuple[int, int]) -> None:
+    """Over all histories of two updates and all messages 1 of the small world."""
+    world = list(product(RUNS, ROUNDS, INSTRUCTIONS))
+    asked = {each: announcement(*each, seed=1, attempt=attempts[1], group=groups[1]) for each in world}
+    done = {each: sent(announcement(*each, attempt=attempts[0], group=groups[0])) for each in world}
+    for history in combinations_with_replacement(world, 2):
+        for (run, round_, instruction), now in asked.items():
+            free = all(run != other or round_ > its for other, its, _ in history)
+            try:
+                may_send([done[each] for each in history], now)
+            except SecondUpdateRefused:
+                assert not free
+            else:
+                assert free, (history, run, round_, instruction)
 
 
 def test_rule_1_looks_at_the_whole_history() -> None:
@@ -199,3 +222,141 @@ def test_no_order_of_messages_makes_a_device_vote_sum_or_send_twice() -> None:
             assert not (aborted and any(sid == it.sid for sid, _ in board.sums))
         assert len(board.updates) == len(set(board.updates))
         assert all(len(members) >= 3 for _, members in board.sums)
+
+
+# --- rule by rule over a real journal ---------------------------------------------------------------------------------
+
+
+def holder_does(folder: Path, what: str, it: Announcement) -> None:
+    """Do what a step asks, as `HolderService` does it, with a journal that is opened and closed for it."""
+    journal = SecureJournal(folder)
+    try:
+        cast = journal.cast(it.sid)
+        if what in VOTES:
+            may_vote(cast, VOTES[what][0])
+            if cast is None:
+                journal.write_vote(Vote(sid=it.sid, holder=0, root=VOTES[what][0], members=VOTES[what][1]))
+            return
+        may_release(cast, SETS[what])
+        may_sum(it, SETS[what].members, PRINTS)
+        if journal.release(it.sid) is None:
+            if cast is None:
+                (root, members), *_ = [vote for vote in VOTES.values() if vote[0] == SETS[what].root]
+                journal.write_vote(Vote(sid=it.sid, holder=0, root=root, members=members))
+            journal.write_release(it.sid, Release(SETS[what].members, what.encode(), b"total"), b"a prekey")
+    finally:
+        journal.close()
+
+
+VOTES: dict[str, tuple[bytes, tuple[int, ...]]] = {
+    "vote S": (ROOTS[1], (0, 1, 2, 3)),
+    "vote T": (ROOTS[2], (0, 1, 2)),
+    "abort": (ABORT, ()),
+}
+SETS = {
+    "sum S": Certified(ROOTS[1], (0, 1, 2, 3)),
+    "sum S−": Certified(ROOTS[1], (0, 1, 3), (2,)),
+    "sum T": Certified(ROOTS[2], (0, 1, 2)),
+}
+
+
+def said(folder: Path, it: Announcement) -> tuple[tuple[int, ...] | None, bytes | None]:
+    """Return the set of a holder's vote, and its answer, as they would be sent again."""
+    journal = SecureJournal(folder)
+    vote, release = journal.vote(it.sid), journal.release(it.sid)
+    journal.close()
+    return vote.members if vote else None, release.answer if release else None
+
+
+def test_in_all_orders_of_messages_and_restarts_a_journal_comes_to_one_vote_and_one_sum(tmp_path: Path) -> None:
+    """From each state that any sequence leads to, whatever its length, each message in turn.
+
+    What a message leaves as it was leads nowhere, so that these are all sequences.
+    """
+    it = announcement()
+    SecureJournal(tmp_path / "0").close()
+    reached = {said(tmp_path / "0", it): tmp_path / "0"}
+    for before in (todo := list(reached)):
+        for what in (*VOTES, *SETS):
+            folder = tmp_path / f"{len(reached)}-{todo.index(before)}-{what}"
+            shutil.copytree(reached[before], folder)
+            try:
+                holder_does(folder, what, it)
+            except SecureSetRefused:
+                assert said(folder, it) == before, "nothing is said that was refused"
+                continue
+            after = said(folder, it)
+            assert all(old in (None, new) for old, new in zip(before, after, strict=True)), (before, what)
+            if after not in reached:
+                reached[after] = folder
+                todo.append(after)
+    all_, three = (0, 1, 2, 3), (0, 1, 2)
+    assert set(reached) == {
+        (None, None), ((), None), (all_, None), (three, None), (all_, b"sum S"), (all_, "sum S−".encode()),
+        (three, b"sum T"),
+    }  # fmt: skip
+
+
+# --- attempts at one instruction --------------------------------------------------------------------------------------
+
+ALL, FEWER = PRINTS, PRINTS[:3]
+
+
+@dataclass(frozen=True)
+class Try:
+    """An attempt that a device has answered, and what became of it."""
+
+    it: Announcement
+    fate: str | tuple[bytes, ...]
+    """The set that was summed, or `aborted` or `undecided`."""
+
+
+def proofs(prior: Try | None, last: Try | None) -> Iterator[tuple[Ending, Sequence[bytes]]]:
+    """Yield how the last attempt may be shown to have ended, as a device reads it: certificates cannot be forged."""
+    yield Ending.UNKNOWN, []
+    if last is None or prior is not last:
+        return
+    if isinstance(last.fate, tuple):
+        yield Ending.RELEASED, last.fate
+    else:
+        yield _unsummed(last.it)  # by Q votes for ABORT, or by the operator's override of one that was never summed
+
+
+def tries(history: tuple[Try, ...]) -> Iterator[tuple[Try, ...]]:
+    """Yield every history of one attempt more, with whatever message 1, proof and end the device and holders allow."""
+    records = [sent(each.it) for each in history]
+    last = history[-1] if history else None
+    number = len(history)
+    for prior, fixed in product((None, *history), ((), ALL, FEWER)):
+        told = None if prior is None else Prior(sid=prior.it.sid)
+        now = announcement(
+            RUNS[number % 2], number + 1, seed=number, attempt=number, fixed=fixed, prior=told
+        )  # fmt: skip
+        for ending, released in proofs(prior, last):
+            try:
+                may_send(records, now)
+                may_retry(earlier(records, now), now, ending, released)
+            except SecureRetryRefused:
+                continue
+            yield (*history, Try(now, "undecided"))
+            yield (*history, Try(now, "aborted"))
+            for summed in (ALL, FEWER):
+                try:
+                    may_sum(now, [PRINTS.index(each) for each in summed], PRINTS)
+                except SecureSetRefused:
+                    continue
+                yield (*history, Try(now, summed))
+
+
+def test_in_all_histories_of_five_attempts_at_an_instruction_one_set_is_summed_at_most() -> None:
+    """Over two runs: with any proof, any fixed set, any end; after attempts that were given up in between as well."""
+    histories: list[tuple[Try, ...]] = [()]
+    for _ in range(5):
+        histories = [longer for each in histories for longer in tries(each)]
+        assert histories
+        for each in histories:
+            assert len({it.fate for it in each if isinstance(it.fate, tuple)}) <= 1, each
+    fates = {tuple(it.fate if isinstance(it.fate, str) else len(it.fate) for it in each) for each in histories}
+    assert ("aborted", "undecided", 3, "aborted", 3) in fates
+    assert ("aborted", "aborted", "aborted", "aborted", 4) in fates
+    assert not {fate for fate in fates if {3, 4} <= set(fate)}

@@ -39,7 +39,7 @@ def about(settings: Data | None, rounds: Sequence[Round]) -> str:
             f"any {least.get('needed')} of {least.get('holders')} holders finish a round; "
             f"each update is hidden among {least.get('anonymity')}"
         )
-        field = f"{least.get('colluding')} holders may collude with the coordinator; {field}"
+        field = f"{count(int(least.get('colluding') or 0), 'holder')} may collude with the coordinator; {field}"
     return "\n".join([*lines, field])
 
 

@@ -224,6 +224,32 @@ def test_no_order_of_messages_makes_a_device_vote_sum_or_send_twice() -> None:
         assert all(len(members) >= 3 for _, members in board.sums)
 
 
+def test_in_no_order_of_messages_1_does_a_device_send_twice_in_a_round_or_for_an_instruction() -> None:
+    """Every sequence of four, out of two groups' messages 1 for each run, round and instruction; without any proof."""
+    asked = [
+        announcement(run, round_, instruction, group=group)
+        for run, round_, instruction, group in product(RUNS, (1, 2), (*INSTRUCTIONS, b"k" * 32), (0, 1))
+    ]
+    histories: list[list[Sent]] = [[]]
+    for _ in range(4):
+        longer = []
+        for history, it in product(histories, asked):
+            try:
+                may_send(history, it)
+                may_retry(earlier(history, it), it, Ending.UNKNOWN, ())
+            except (SecondUpdateRefused, SecureRetryRefused):
+                continue
+            longer.append([*history, sent(it)])
+        for history in longer:
+            assert len({(each.run, each.round) for each in history}) == len(history)
+            assert len({each.instruction for each in history}) == len(history)
+            for run in RUNS:
+                rounds = [each.round for each in history if each.run == run]
+                assert rounds == sorted(rounds)
+        histories = longer or histories
+    assert max(map(len, histories)) == 3, "as many as there are instructions"
+
+
 # --- rule by rule over a real journal ---------------------------------------------------------------------------------
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 
-from argosy_common.secagg.certificate import ABORT, Certified, certified, merkle_root
+from argosy_common.secagg.certificate import ABORT, Certified, certified, merkle_root, outcome
 from argosy_common.secagg.messages import Certificate, Vote
 from argosy_common.secagg.parameters import Parameters
 from argosy_common.x509 import generate_key
@@ -57,6 +57,10 @@ def test_abort_is_certified_in_the_same_way() -> None:
         ("unsigned", vote(7).changed(signature=bytes(70))),
         ("another's signature", vote(7).changed(signature=vote(6).signature)),
         ("complaint of a stranger", vote(7, complaints=(13,))),
+        ("a holder that there is none of", vote(7).changed(holder=12)),
+        ("a holder far beyond", vote(7).changed(holder=255)),
+        ("an abort", vote(7, root=ABORT, members=())),
+        ("a set without a root", vote(7, root=ABORT)),
         ("altered complaints", vote(7).changed(complaints=(3,))),
     ],
 )
@@ -83,6 +87,33 @@ def test_a_client_is_dropped_if_more_than_a_minus_u_holders_complain(complainers
     assert found.members == tuple(i for i in ALL if i not in found.dropped)
 
 
+def test_as_many_complaints_as_colluders_can_make_drop_nobody() -> None:
+    """A − U is T or more for every group, so it takes an honest holder's; the least that drop somebody are one more."""
+    for n in range(4, 65):
+        parameters = Parameters.of(n, 65521)
+        assert parameters.A - parameters.U >= parameters.T
+        for complainers in (parameters.T, parameters.A - parameters.U, parameters.A - parameters.U + 1):
+            votes = [
+                Vote(sid=SID, holder=j, root=ROOT, members=(0, 1), complaints=(1,) if j < complainers else ())
+                for j in range(n)
+            ]
+            assert outcome(parameters, votes).dropped == ((1,) if complainers > parameters.A - parameters.U else ())
+
+
+def test_a_complaint_that_a_vote_repeats_counts_once() -> None:
+    """One holder has one voice on a client."""
+    votes = [vote(holder, complaints=(5, 5, 5, 5) if holder == 0 else ()) for holder in range(8)]
+    assert check(*votes).dropped == ()
+
+
+@pytest.mark.parametrize("a", range(4, 9))
+def test_no_two_sets_are_certified_whatever_colluders_vote(a: int) -> None:
+    """Exhaustively: honest holders vote once, for one set or the other or not; T vote for both."""
+    parameters = Parameters.of(a, 65521)
+    for choices in product(("S", "S'", ""), repeat=a - parameters.T):
+        assert min(choices.count("S"), choices.count("S'")) + parameters.T < parameters.Q
+
+
 @pytest.mark.parametrize("a", range(4, 9))
 def test_any_two_certificates_share_an_honest_holder(a: int) -> None:
     """Exhaustively: two sets of Q holders have more than T in common."""
@@ -99,6 +130,18 @@ def test_the_root_is_that_of_rfc_6962_over_clients_and_digests() -> None:
     root = merkle_root(digests)
     assert root == hashlib.sha256(b"\1" + left + leaf[7]).digest()
     assert merkle_root(dict(sorted(digests.items()))) == root
+    assert root.hex() == "1f133166d4daa7806f0a358fee9b7e1152ce01b677f19ad8a6ba6db685cc4472"
     others = [{**digests, 2: b"x" * 32}, {0: b"a" * 32, 2: b"c" * 32}, {**digests, 1: b"d" * 32}, {}]
     swapped = {2: b"a" * 32, 0: b"c" * 32, 7: b"b" * 32}
     assert len({root, *map(merkle_root, others), merkle_root(swapped)}) == 6
+
+
+@pytest.mark.parametrize("count", range(1, 18))
+def test_each_client_and_each_digest_is_in_the_root(count: int) -> None:
+    """For all shapes of the tree: one digest changed, one client left out, added or under another number."""
+    digests = {i: hashlib.sha256(bytes([i])).digest() for i in range(count)}
+    roots = {merkle_root(digests), merkle_root({**digests, count: bytes(32)})}
+    for i in range(count):
+        rest = {k: it for k, it in digests.items() if k != i}
+        roots |= {merkle_root(rest), merkle_root({**rest, i: bytes(32)}), merkle_root({**rest, 40: digests[i]})}
+    assert len(roots) == 2 + 3 * count

@@ -167,7 +167,8 @@ class _HostedApp:
         self._home = SecureHome.from_wire(request["secure"]) if request["secure"] else None
         self._secure: SecureMod | None = None
         become_task(run_id=self._run_id, node_id=self._node_id)
-        self._app = _import_app(self._folder, request["client_app"])
+        quiet = self._home is not None and self._home.required
+        self._app = _import_app(self._folder, self._client_app, quiet=quiet)
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the app on one message; see the module's text for the request and the answer."""
@@ -242,8 +243,8 @@ class _HostedApp:
         return self._secure
 
 
-def _import_app(folder: Path, reference: str) -> ClientApp:
-    """Import `module:attribute` from `folder`. Raises `AppImportFailed`."""
+def _import_app(folder: Path, reference: str, *, quiet: bool) -> ClientApp:
+    """Import `module:attribute` from `folder`. Raises `AppImportFailed`; `quiet` keeps what an exception says here."""
     module, _, attribute = reference.partition(":")
     sys.path.insert(0, str(folder))
     try:
@@ -252,7 +253,8 @@ def _import_app(folder: Path, reference: str) -> ClientApp:
         for name in attribute.split("."):
             found = getattr(found, name)
     except BaseException as error:
-        raise AppImportFailed(component=reference, why=_told(error, folder)) from error
+        words = f"{type(error).__name__}; its words stay in the device's log" if quiet else _told(error, folder)
+        raise AppImportFailed(component=reference, why=words) from error
     if not isinstance(found, ClientApp):
         raise AppImportFailed(component=reference, why=f"it is of type {type(found).__name__}, not a ClientApp")
     return found

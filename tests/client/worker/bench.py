@@ -17,6 +17,7 @@ from argosy_common.blobs import BlobStore
 from argosy_common.clock import SystemClock
 from argosy_common.flower.compat import become_task, set_message_id
 from argosy_common.flower.messages import dump_message, load_message
+from argosy_common.secure_home import SecureHome
 
 NODE_ID = 2**63 + 17
 HEADER = """
@@ -47,6 +48,7 @@ class Bench:
     root: Path
     limits: WorkerLimits = field(default_factory=lambda: WorkerLimits(time_s=60.0))
     run: int = 7
+    secure: SecureHome | None = None
 
     def __post_init__(self) -> None:
         self.store = BlobStore(self.root / "blobs")
@@ -57,7 +59,8 @@ class Bench:
         self.host = self.new_host()
 
     def new_host(self) -> WorkerHost:
-        return WorkerHost(self.store, self.root / "worker", clock=self.clock, limits=self.limits)
+        folder = self.root / "worker"
+        return WorkerHost(self.store, folder, clock=self.clock, limits=self.limits, secure=self.secure)
 
     def limit(self, limits: WorkerLimits) -> None:
         self.host.close()

@@ -28,6 +28,7 @@ from argosy_common.errors import (
     WorkerTimedOut,
 )
 from argosy_common.files import private_folder
+from argosy_common.secure_home import SecureHome
 from tests.client.worker.bench import Bench
 from tests.waiting import until
 
@@ -125,6 +126,16 @@ def test_an_app_that_does_not_import_is_named(bench: Bench, source: str, said: s
     with pytest.raises(AppImportFailed, match=said):
         bench.ask()
     assert bench.host.rss() == 0
+
+
+def test_on_a_device_that_takes_part_in_secure_runs_only_the_words_of_an_import_stay_at_home(bench: Bench) -> None:
+    """They may tell of its data; only the kind of failure leaves."""
+    bench.secure = SecureHome(bench.root / "secure", bench.root / "identity.key", required=True)
+    bench.limit(bench.limits)
+    bench.app("raise RuntimeError('the patient is Alice')")
+    with pytest.raises(AppImportFailed, match="RuntimeError") as caught:
+        bench.ask()
+    assert "Alice" not in str(caught.value)
 
 
 def test_after_a_failed_import_the_corrected_app_loads(bench: Bench) -> None:

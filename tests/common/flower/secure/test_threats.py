@@ -349,8 +349,12 @@ def test_a_tiny_set_is_refused_by_holders_whatever_message_1_says(attacker: Atta
     for small in ({}, {0: updates[0]}, {0: updates[0], 1: updates[1]}):
         with pytest.raises((SecureSetRefused, SecureMessageMalformed)):
             attacker.hand(nodes, 0, announcement, small)
+    signed_smaller = announcement.changed(n_min=2)
     with pytest.raises(SecureParametersRefused, match="at least 3"):
-        attacker.train(nodes[0], announcement.changed(n_min=2))
+        attacker.train(nodes[0], signed_smaller)
+    for stage in (Stage.VOTE, Stage.SUM, Stage.ABORT):
+        with pytest.raises(SecureParametersRefused, match="at least 3"):
+            attacker.hand(nodes, 0, signed_smaller, {0: updates[0], 1: updates[1]}, stage=stage)
     assert journal_of(attacker.fleet, nodes[0])[1] == 0
 
 

@@ -45,7 +45,7 @@ class ArgosyError(Exception):
                 raise TypeError(f"exit code {cls.exit_code} is taken by {other.__qualname__}")
         REGISTRY[cls.code] = cls
 
-    def __init__(self, **facts: object) -> None:
+    def __init__(self, /, **facts: object) -> None:
         """Make the error from the facts its template names; further facts are kept for logs."""
         self.facts: dict[str, str] = {name: str(value) for name, value in facts.items()}
         self.message = self._fill(self.template)

@@ -15,7 +15,7 @@ from argosy_common.prg import Elements
 from argosy_common.secagg.admission import Admission
 from argosy_common.secagg.certificate import ABORT, Certified, certified, merkle_root
 from argosy_common.secagg.client import digest_of, vector_length
-from argosy_common.secagg.messages import COORDINATOR, Answer, Certificate, Handover, Header, Vote
+from argosy_common.secagg.messages import COORDINATOR, Answer, Certificate, Handover, Header, Slot, Vote
 from argosy_common.secagg.sealing import BOX_OVERHEAD, BoxAddress, SigningKey, unseal
 from argosy_common.secagg.shares import open_share
 
@@ -61,10 +61,14 @@ def read_set(admission: Admission, handover: Handover) -> HandedSet:
             name = admission.fingerprints[header.client].hex()[:16]
             raise SecureSignatureInvalid(peer=f"the device {name}", what="its masked update")
         headers[header.client] = header
-    forms = {(header.arrays, header.metrics, header.slots) for header in headers.values()}
-    if len(forms) > 1:  # what one client alone has a slot for would be in no sum but its own
+    if len({form_of(header) for header in headers.values()}) > 1:  # one alone would be in no sum but its own
         raise SecureSetRefused(why="its members' updates have other names or numbers of metrics")
     return HandedSet({i: headers[i] for i in sorted(headers)})
+
+
+def form_of(header: Header) -> tuple[str, str, tuple[Slot, ...]]:
+    """Return the names of an update: of its records, and of its metrics with their lengths."""
+    return header.arrays, header.metrics, header.slots
 
 
 def check_header(admission: Admission, header: Header) -> None:
@@ -74,7 +78,9 @@ def check_header(admission: Admission, header: Header) -> None:
         SecureMessageMalformed: it is not.
     """
     parameters = admission.parameters
-    if header.sid != admission.sid or header.client >= parameters.n or len(header.boxes) != parameters.A:
+    values = sum(1 if length < 0 else length for _, length in header.slots)
+    ours = header.sid == admission.sid and header.client < parameters.n and len(header.boxes) == parameters.A
+    if not ours or values > admission.announcement.slots:
         raise SecureMessageMalformed(peer=f"client {header.client}", why="its header is not of this round and group")
 
 

@@ -9,6 +9,7 @@ by name and left out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,7 +34,7 @@ from argosy_common.secagg.admission import Admission
 from argosy_common.secagg.certificate import ABORT, Certified, merkle_root, outcome
 from argosy_common.secagg.client import code_count, digest_of, limbs_of, ring_round, vector_length
 from argosy_common.secagg.decoding import recover
-from argosy_common.secagg.holder import check_header
+from argosy_common.secagg.holder import check_header, form_of
 from argosy_common.secagg.limbs import Tally
 from argosy_common.secagg.messages import Answer, Certificate, Handover, Header, SignedHeader, Vote
 
@@ -121,6 +122,8 @@ class GroupRound:
         self.admission = admission
         self.state = State.COLLECTING
         self.certified: Certified | None = None
+        self.odd: dict[int, ReplyInvalid] = {}
+        """Clients that were left out when S was fixed, since their names are not those of most."""
         self._rng = rng
         self._headers: dict[int, tuple[Header, SignedHeader]] = {}
         self._ys: dict[int, Callable[[], Elements]] = {}
@@ -134,7 +137,6 @@ class GroupRound:
 
         Raises:
             SecureMessageMalformed, SecureSignatureInvalid: it is not that client's update of this round.
-            ReplyInvalid: its names are not those of the clients before it.
         """
         self._require(State.COLLECTING)
         peer = self.device(client)
@@ -145,9 +147,6 @@ class GroupRound:
         if not signed.holds(self.admission.identities[client], self.admission.sid):
             raise SecureSignatureInvalid(peer=peer, what="its masked update")
         self._check_elements(y(), vector_length(self.admission.announcement), header.y, peer)
-        first = next((each for each, _ in self._headers.values()), header)
-        if (header.arrays, header.metrics, header.slots) != (first.arrays, first.metrics, first.slots):
-            raise ReplyInvalid(why="its records or metrics have other names than those of the devices before it")
         self._headers[client] = (header, signed)
         self._ys[client] = y
         return header
@@ -160,9 +159,15 @@ class GroupRound:
     def close(self) -> Handover:
         """Fix S and return message 3, which the caller writes down before it sends it.
 
+        S is of the updates whose names most of them have; the others are in `odd` from then on.
+
         Raises:
             SecureTooFewDevices: fewer updates than may be summed.
         """
+        forms = Counter(form_of(header) for header, _ in self._headers.values())
+        for i in [i for i, (header, _) in self._headers.items() if form_of(header) != forms.most_common(1)[0][0]]:
+            del self._headers[i], self._ys[i]
+            self.odd[i] = ReplyInvalid(why="its records or metrics have other names than those of most devices")
         least = self.admission.announcement.n_min
         if len(self._headers) < least:
             self.fail()

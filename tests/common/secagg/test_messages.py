@@ -526,7 +526,6 @@ def test_whatever_refusal_a_reply_carries_is_a_named_error(packed: bytes | str) 
     assert is_refused(parcels.accept, reply(said))
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="ArgosyError.__init__ takes facts of any name but 'self'")
 def test_a_refusal_with_a_fact_of_the_name_self_is_a_named_error() -> None:
     """One device could end the coordinator's run with it."""
     told = {"code": "device-lost", "message": "", "facts": {"self": "x"}}

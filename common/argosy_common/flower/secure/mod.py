@@ -148,7 +148,7 @@ class SecureMod:
         if prior.override:
             operator = self._keep.operator
             sound = operator is not None and override.holds(operator, sid, prior.override)
-            return _unsummed(before) if sound else (Ending.UNKNOWN, [])
+            return _unsummed(before) if sound and before is not None else (Ending.UNKNOWN, [])
         if before is None or not prior.certificate:
             return Ending.UNKNOWN, []
         parameters = Parameters(len(before.roster), before.A, before.U, before.T, before.p)
@@ -162,9 +162,9 @@ class SecureMod:
         return Ending.RELEASED, [fingerprint(before.roster[i].identity) for i in found.members]
 
 
-def _unsummed(before: Announcement | None) -> tuple[Ending, list[bytes]]:
+def _unsummed(before: Announcement) -> tuple[Ending, list[bytes]]:
     """Return the ending of an attempt that revealed nothing; what one before it revealed binds the next one as well."""
-    fixed = list(before.fixed) if before is not None else []
+    fixed = list(before.fixed)
     return (Ending.RELEASED if fixed else Ending.ABORTED), fixed
 
 

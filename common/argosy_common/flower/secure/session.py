@@ -152,6 +152,7 @@ class GroupSession:
         self._uploads.clear()
         try:
             handover = self.round.close()
+            self._leave_out()
             self._handed_over = True
             self._write_down()
         except ArgosyError as error:
@@ -160,6 +161,12 @@ class GroupSession:
         self._until = self._clock.monotonic() + self._recovery_s
         self._shared = parcels.bytes_record(message_1=self._message_1, handover=handover.packed)
         self._ask(Stage.VOTE, self._accept_vote)
+
+    def _leave_out(self) -> None:
+        """Tell of the clients whose names are not those of most."""
+        for index, odd in self.round.odd.items():
+            self.left_out[index] = odd
+            self._told(self.nodes[index], Stage.UPDATE, odd)
 
     # --- messages 3 to 6
 

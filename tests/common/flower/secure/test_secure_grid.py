@@ -201,3 +201,20 @@ def test_an_app_may_empty_the_record_it_is_given_and_return_a_plain_list(tmp_pat
     fleet.app = app
     (reply,) = fleet.grid().send_and_receive(instructions(fleet, BASE), timeout=100)
     check(reply, fleet.nodes)
+
+
+def test_the_names_that_most_devices_give_count_and_the_odd_one_is_left_out_by_name(tmp_path: Path) -> None:
+    """Whoever is first: one device must not stop the others."""
+    fleet = SecureFleet(tmp_path, 6)
+
+    def app(message: Message, context: Context) -> Message:
+        reply = trained(message, context)
+        if context.node_id == fleet.nodes[0]:
+            reply.content.metric_records["metrics"]["more"] = 1.0
+        return reply
+
+    fleet.app = app
+    (reply,) = fleet.grid().send_and_receive(instructions(fleet, BASE), timeout=100)
+    check(reply, fleet.nodes[1:])
+    (refused,) = fleet.told("secure-refused")
+    assert (refused["device"], refused["error"]["code"]) == (f"{fleet.nodes[0]:016x}", "reply-invalid")

@@ -44,6 +44,7 @@ def replies(fleet: LocalFleet, run: int, round_: int, phase: str) -> dict[str, d
     return {it["device"]: it for it in data_of(fleet, run, "device-reply", round=round_, phase=phase)}
 
 
+@pytest.mark.slow
 def test_people_learn_together_with_eden_up_and_int8_down(people: LocalFleet, har_data: Path) -> None:
     _refuse_what_there_is_not(people, har_data)
     run = start(people, har_data, 6)
@@ -78,6 +79,7 @@ def _refuse_what_there_is_not(people: LocalFleet, data: Path) -> None:
         people.run(HAR, config={"no-such-key": "1"})
 
 
+@pytest.mark.slow
 def test_a_killed_device_still_has_its_model_and_one_that_lost_it_gets_it_whole(
     make_fleet: FleetMaker, lab: Path
 ) -> None:

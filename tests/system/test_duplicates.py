@@ -23,6 +23,7 @@ def instruction(fleet: LocalFleet, message: str) -> bytes:
     return bytes(row[0])
 
 
+@pytest.mark.slow
 def test_an_instruction_delivered_again_runs_once_and_gets_the_stored_reply(
     make_fleet: Callable[..., LocalFleet], lab: Path, notes: Callable[[str], list[tuple[str, int]]]
 ) -> None:

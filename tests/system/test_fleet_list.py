@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from argosy_client.identity import Enrolment
 from argosy_common import x509
 from argosy_common.secagg.fleet import follow, verify
@@ -24,6 +26,7 @@ def argosy(*words: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_fleet_whose_devices_an_operator_vouches_for(tmp_path: Path) -> None:
     key, public, signed = tmp_path / "operator.key", tmp_path / "operator.pub", tmp_path / "fleet.json"
     argosy("fleet", "keygen", key)

@@ -58,6 +58,7 @@ def test_rounds_run_and_the_model_goes_out_once_a_round(make_fleet: FleetMaker, 
     assert row["final_model"] in {blob.name for blob in blobs}
 
 
+@pytest.mark.slow
 def test_a_device_killed_in_the_middle_of_training_still_answers_in_that_round(
     make_fleet: FleetMaker, lab: Path, notes: Notes
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_device_killed_in_the_middle_of_training_still_answers_in_that_round(
     assert len(set(first_round)) == 1
 
 
+@pytest.mark.slow
 def test_the_broker_killed_with_nothing_kept_loses_no_round(make_fleet: FleetMaker, lab: Path) -> None:
     fleet = make_fleet(3)
     run = fleet.run(lab, rounds=4, config={"train-seconds": "1", "min-nodes": "3"})

@@ -164,8 +164,9 @@ class GroupRound:
         Raises:
             SecureTooFewDevices: fewer updates than may be summed.
         """
-        forms = Counter(form_of(header) for header, _ in self._headers.values())
-        for i in [i for i, (header, _) in self._headers.items() if form_of(header) != forms.most_common(1)[0][0]]:
+        forms = {i: form_of(header) for i, (header, _) in self._headers.items()}
+        most = Counter(forms.values()).most_common(1)
+        for i in [i for i, form in forms.items() if form != most[0][0]]:
             del self._headers[i], self._ys[i]
             self.odd[i] = ReplyInvalid(why="its records or metrics have other names than those of most devices")
         least = self.admission.announcement.n_min

@@ -12,6 +12,7 @@ from argosy_common.errors import ArgosyError, ReplyInvalid, SecureTooFewDevices
 from argosy_common.flower.secure.reply import aggregate
 from argosy_common.flower.secure.session import GroupSession
 from argosy_common.flower.secure.vectors import moved
+from argosy_common.secagg.holder import form_of
 from argosy_common.secagg.parameters import FEWEST_CLIENTS
 from argosy_common.secagg.round import GroupSum
 
@@ -71,7 +72,7 @@ class Outcome:
             "error": session.error.to_wire() if session.error else None,
         }
         if found is not None:
-            _, missing = aggregate(1, found.tally.means, found.form.slots, self.weight_key)
+            metrics, missing = aggregate(found.tally.weight, found.tally.means, found.form.slots, self.weight_key)
             told |= {
                 "summed": [device(i) for i in found.members],
                 "dropped": [device(i) for i in found.dropped],
@@ -79,33 +80,25 @@ class Outcome:
                 "wrong": [device(j) for j in found.wrong],
                 "weight": found.tally.weight,
                 "capped": found.tally.capped,
-                "metrics": self._metrics(found),
+                "metrics": dict(metrics),
                 "metrics_missing": missing,
                 "wrapped": int(found.ring.flagged.sum()),
                 "blocks": len(found.ring.flagged),
             }
         return told
 
-    def _metrics(self, found: GroupSum) -> dict[str, object]:
-        return dict(aggregate(found.tally.weight, found.tally.means, found.form.slots, self.weight_key)[0])
-
 
 def fold(sessions: Sequence[GroupSession], weight_key: str) -> Outcome:
     """Return what groups that are over come to; one whose names differ from the first one's counts as failed."""
-    sums = [session for session in sessions if session.sum is not None]
-    for session in sums[1:]:
-        if _form(session) != _form(sums[0]):
+    sums = [(session, form_of(session.sum.form)) for session in sessions if session.sum is not None]
+    for session, form in sums[1:]:
+        if form != sums[0][1]:
             session.sum = None
             session.error = ReplyInvalid(why="its group's records or metrics have other names than the first group's")
-    alike = tuple(session for session in sums if session.sum is not None)
+    alike = tuple(session for session, _ in sums if session.sum is not None)
     errors = [session.error for session in sessions if session.error is not None]
     missing = SecureTooFewDevices(needed=FEWEST_CLIENTS, what="devices that take part in the round", found=0)
     return Outcome(alike, errors[0] if errors else missing, weight_key)
-
-
-def _form(session: GroupSession) -> object:
-    form = session.sum.form if session.sum else None
-    return form and (form.arrays, form.metrics, form.slots)
 
 
 def _slots(sums: Sequence[GroupSum]) -> range:

@@ -159,7 +159,7 @@ class GroupSession:
             self._fail(error)
             return
         self._until = self._clock.monotonic() + self._recovery_s
-        self._shared = parcels.bytes_record(message_1=self._message_1, handover=handover.packed)
+        self._share(handover)
         self._ask(Stage.VOTE, self._accept_vote)
 
     def _leave_out(self) -> None:
@@ -212,8 +212,7 @@ class GroupSession:
             self.round.fail()
         if self.round.certified is None:
             self._until = self._clock.monotonic() + ABORT_S[0 if self._courier.prompt else 1]
-            handover = Handover(sid=self.round.admission.sid, headers=())
-            self._shared = parcels.bytes_record(message_1=self._message_1, handover=handover.packed)
+            self._share(Handover(sid=self.round.admission.sid, headers=()))
             self._ask(Stage.ABORT, self._accept_abort)
 
     def _aborted(self) -> None:
@@ -227,6 +226,10 @@ class GroupSession:
                 log.error("secure.abort_not_written", code=error.code, why=error.message)
 
     # --- asking
+
+    def _share(self, handover: Handover) -> None:
+        """Settle what goes to every holder alike, from now on."""
+        self._shared = parcels.bytes_record(message_1=self._message_1, handover=handover.packed)
 
     def _ask(self, stage: str, accept: Callable[[int, RecordDict], None]) -> None:
         self._enough_at = None

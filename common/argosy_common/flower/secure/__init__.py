@@ -22,6 +22,8 @@ SECAGG = "argosy.secagg"
 """The name of the config record that holds a stage, and the beginning of all names that this layer uses."""
 HOLDER = "query.argosy_secagg"
 """The message type of what is said to holders, and of the request for prekeys."""
+PHASES = ("train", "evaluate")
+"""The message types of instructions whose replies are summed."""
 
 
 def is_secure(message: Message) -> bool:

@@ -29,7 +29,7 @@ from argosy_common.flower import compat
 from argosy_common.flower.courier import Courier
 from argosy_common.flower.layer import GridLayer
 from argosy_common.flower.messages import round_of
-from argosy_common.flower.secure import SECAGG, parcels
+from argosy_common.flower.secure import PHASES, SECAGG, parcels
 from argosy_common.flower.secure.cohort import Cohort, PrekeyPool, in_groups
 from argosy_common.flower.secure.digest import instruction_digest
 from argosy_common.flower.secure.outcome import Outcome, fold
@@ -50,7 +50,6 @@ from argosy_common.secure_ledger import Attempt, Ledger
 
 log = get_logger(__name__)
 
-PHASES = ("train", "evaluate")
 SLOTS = 32
 """Metrics that fit under the mask."""
 LONG_S = 3600.0
@@ -196,7 +195,10 @@ class SecureGrid(GridLayer):
         content = outgoing[0].content
         self._phase = phase
         try:
-            for number, group in enumerate(self._groups(phase)):
+            groups = self._groups(phase)
+            if groups:
+                self._steps += 1
+            for number, group in enumerate(groups):
                 self._open(phase, content, number, group)
             self._converse(phase)
             return self._end(phase)
@@ -217,11 +219,8 @@ class SecureGrid(GridLayer):
             instruction_digest(kind, it, app=self._app, run_config=config, group_id=group_id) for it in digests.values()
         }
         nodes = {message.metadata.dst_node_id: message for message in messages}
-        if (
-            len(found) != 1
-            or len(nodes) != len(messages)
-            or any(_addressing(m) != _addressing(first) for m in messages)
-        ):
+        addressings = {_addressing(message) for message in messages}
+        if len(found) != 1 or len(nodes) != len(messages) or len(addressings) != 1:
             raise SecureUnsuitable(what="instructions that differ", why="one device could be singled out by them")
         if len(nodes) < FEWEST_CLIENTS:
             raise SecureTooFewDevices(needed=FEWEST_CLIENTS, what=f"devices in each '{kind}'", found=len(nodes))
@@ -280,8 +279,6 @@ class SecureGrid(GridLayer):
     def _announcement(self, phase: _Phase, number: int, group: _Group, parameters: Parameters) -> Announcement:
         size = 0 if phase.base is None else vector_size(phase.base)
         before = group.cohort.before
-        if not number:
-            self._steps += 1
         return Announcement(
             coordinator=self._coordinator,
             run=run_id(self._coordinator),

@@ -24,7 +24,7 @@ from argosy_common.errors import (
 )
 from argosy_common.flower.codec.groups import gathered
 from argosy_common.flower.compat import set_message_id
-from argosy_common.flower.secure import HOLDER, SECAGG, is_secure, parcels
+from argosy_common.flower.secure import HOLDER, PHASES, SECAGG, is_secure, parcels
 from argosy_common.flower.secure.digest import instruction_digest
 from argosy_common.flower.secure.holding import HolderService
 from argosy_common.flower.secure.keep import Keep
@@ -42,7 +42,6 @@ from argosy_common.secagg.sealing import fingerprint, verifying_key
 
 Call = Callable[[Message, Context], Message]
 
-PHASES = ("train", "evaluate")
 LIFE_S = 3600.0
 """Of an instruction, as apps see it."""
 

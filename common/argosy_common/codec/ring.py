@@ -32,6 +32,7 @@ from argosy_common.codec.base import Codec, Vector
 from argosy_common.codec.hadamard import block_count, padded_size, whole_rows
 from argosy_common.codec.ring_grid import CHECKS, Dither, Walk, uniform_of, wrapped
 from argosy_common.codec.vector import LARGEST, require_finite
+from argosy_common.field import Field
 from argosy_common.prg import SEED_BYTES, KeyStream, Suite
 
 LARGEST_P = 65521
@@ -210,12 +211,8 @@ class Ring(Codec):
         return members / 6 if self._rounds_at_random(shared) else members / 12
 
     def add(self, codes: Sequence[Codes]) -> Codes:
-        """Return the sum of codes mod p."""
-        total = np.zeros(len(codes[0]), np.uint64)
-        for each in codes:
-            total += each
-        summed: Codes = np.mod(total, self.p).astype(self.dtype)
-        return summed
+        """Return the sum mod p of the codes of at most 65,536 clients."""
+        return Field(self.p).total(codes)
 
     def decode_sum(self, total: Codes, shared: RingRound, members: Sequence[int] | None = None) -> RingSum:
         """Decode the sum mod p of the codes of some clients.

@@ -146,12 +146,10 @@ def test_distinct_purposes_and_parts_give_distinct_strings(given_: list[tuple[st
 
 def test_distinct_purposes_secrets_and_parts_give_distinct_keys() -> None:
     """Also where the same bytes are cut differently."""
+    cuts: list[tuple[bytes | int, ...]]
+    cuts = [(), (b"",), (b"ab", b"c"), (b"a", b"bc"), (b"abc",), (0,), (1,), (0, 1), (1, 0)]
     keys = [
         derive(secret, purpose, *parts)
-        for secret, purpose, parts in itertools.product(
-            (b"one", b"other"),
-            ("share", "mask", "dither"),
-            ((), (b"",), (b"ab", b"c"), (b"a", b"bc"), (b"abc",), (0,), (1,), (0, 1), (1, 0)),
-        )
+        for secret, purpose, parts in itertools.product((b"one", b"other"), ("share", "mask", "dither"), cuts)
     ]
     assert len(set(keys)) == len(keys)

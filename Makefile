@@ -36,7 +36,7 @@ demo: $(VENV)/.run ## ten devices on this machine learn to recognise human activ
 	-$(BIN)/python examples/har/prepare.py .demo/data
 
 test: $(VENV)/.dev .demo/data/manifest.json ## the default test suite (under 8 minutes on two cores)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 3 --dist worksteal
 
 test-slow: $(VENV)/.dev .demo/data/manifest.json ## the longer tests
 	$(BIN)/pytest -m slow --timeout 900

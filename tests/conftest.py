@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+for size in ("COLUMNS", "LINES"):  # pytest-xdist sets them in its workers, and our commands would wrap by them
+    os.environ.pop(size, None)
+
 
 @pytest.fixture(scope="session")
 def har_data() -> Path:

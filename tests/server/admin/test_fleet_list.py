@@ -129,7 +129,8 @@ class Laptop:
         assert self.run("keygen", self.key).returncode == 0
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        return self._argosy("fleet", *map(str, words), ARGOSY_SOCKET=str(self.folder / "no.sock"))
+        wide = {"COLUMNS": "300"}  # no path is broken over lines
+        return self._argosy("fleet", *map(str, words), ARGOSY_SOCKET=str(self.folder / "no.sock"), **wide)
 
     def file(self, name: str, content: str) -> Path:
         (self.folder / name).write_text(content)

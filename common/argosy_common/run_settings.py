@@ -1,4 +1,4 @@
-"""What a run is told beyond its app's own configuration: its codecs, and whether it is secure.
+"""What a run is told beyond its app's own configuration: its codecs, whether it is secure, and whom it waits for.
 
 One place, two sources: `[tool.argosy]` in the app's pyproject.toml, and the flags of `argosy run start`, which win. No
 numpy and no Flower here, since daemons read it; whether a codec exists is for the registry to say, where numpy is.
@@ -25,7 +25,7 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]
 Pattern = Annotated[str, Field(min_length=1, max_length=1024)]
 
 _TABLE = "tool.argosy.codec"
-_KEYS = "codec, secure"
+_KEYS = "codec, secure, straggler"
 _CODEC_KEYS = "up, down, arrays"
 
 
@@ -193,6 +193,116 @@ class SecureSettings(BaseModel):
 def _secure_invalid(where: str, why: str) -> RunConfigInvalid:
     known = ", ".join(SecureSettings.model_fields)
     return RunConfigInvalid(key=f"tool.argosy.secure.{where}".removesuffix("."), why=why, known=known)
+
+
+class StragglerSettings(BaseModel):
+    """What a run does about slow and missing devices. Every default is learnt from the run's own times.
+
+    Attributes:
+        enabled: whether rounds end on time; without it, a round waits for every device that it asked.
+        mode: `rounds`, or `async`: no rounds at all, updates are taken as they come (FedBuff).
+        deadline: seconds that a phase of a round waits once its quorum is there; `auto`: learnt.
+        quorum: how many answers a phase needs before its deadline ends it: a share of those asked (1.0: all of them),
+            or a number of devices.
+        over_select: how many more devices are asked than the strategy wants, as a share of them; the phase is over as
+            soon as as many as it wants have answered. `auto`: as many as lately did not count.
+        grace: seconds that a device may be gone, by its last will, before the phase does without it.
+        selector: which devices are asked: the name of a selector.
+        hear_every: rounds within which every device is heard once, however slow, where the selector sees to it; 0: no
+            device is waited for on that ground.
+        buffer: asynchronous: updates that make one step of the model.
+        concurrency: asynchronous: devices that train at a time; 0: all.
+        staleness: asynchronous: an update that is s steps old counts (1 + s) ** −staleness.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    enabled: bool = False
+    mode: Literal["rounds", "async"] = "rounds"
+    deadline: Literal["auto"] | Annotated[float, Field(gt=0, le=7 * 86400)] = "auto"
+    quorum: Annotated[int, Field(ge=1, le=1_000_000)] | Annotated[float, Field(gt=0, le=1)] = 0.8
+    over_select: Literal["auto"] | Annotated[float, Field(ge=0, le=4)] = "auto"
+    grace: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    selector: Name = "random"
+    hear_every: Annotated[int, Field(ge=0, le=1_000_000)] = 20
+    buffer: Annotated[int, Field(ge=1, le=10_000)] = 10
+    concurrency: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    staleness: Annotated[float, Field(ge=0, le=10)] = 0.5
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether there are no rounds."""
+        return self.enabled and self.mode == "async"
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Self:
+        """Return what `[tool.argosy]` of an app says: `straggler = true`, or a table of choices, which means true.
+
+        Raises:
+            RunConfigInvalid: a key that is not known, or a value of another form.
+        """
+        _check_keys(table)
+        straggler = table.get("straggler", {})
+        if isinstance(straggler, bool):
+            straggler = {"enabled": straggler}
+        if not isinstance(straggler, Mapping):
+            raise _straggler_invalid("", "it is neither true, false nor a table")
+        return cls._checked({"enabled": bool(straggler), **straggler})
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+        """Return the settings that `to_wire` wrote, perhaps in another process.
+
+        Raises:
+            RunConfigInvalid: they are not.
+        """
+        return cls._checked(data)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the settings as plain data."""
+        return self.model_dump()
+
+    def overridden(self, given: Mapping[str, Any]) -> Self:
+        """Return the settings with what a command says instead; saying any of it switches them on, unless it says not.
+
+        Raises:
+            RunConfigInvalid: a key that is not known, or a value of another form.
+        """
+        said = {key: value for key, value in given.items() if value is not None}
+        return self._checked({**self.to_wire(), "enabled": bool(said) or self.enabled, **said}) if said else self
+
+    @classmethod
+    def _checked(cls, data: Mapping[str, Any]) -> Self:
+        numbers = ("deadline", "over_select", "grace", "staleness")
+        floats = {key: float(data[key]) for key in numbers if type(data.get(key)) is int}
+        try:
+            return cls.model_validate({**data, **floats})
+        except ValidationError as error:
+            where = str(error.errors()[0]["loc"][0])
+            known = {"extra_forbidden": "there is no such key"}
+            raise _straggler_invalid(
+                where, known.get(error.errors()[0]["type"], _FORMS.get(where, "it is of another form"))
+            ) from None
+
+
+_FORMS = {
+    "enabled": "it is true or false",
+    "mode": "it is 'rounds' or 'async'",
+    "deadline": "it is 'auto' or a number of seconds",
+    "quorum": "it is a share of the devices, 0.0 to 1.0, or a number of them",
+    "over_select": "it is 'auto' or a share, such as 0.25, up to 4.0",
+    "grace": "it is a number of seconds, at most 3600",
+    "selector": "it is the name of a selector",
+    "hear_every": "it is a number of rounds",
+    "buffer": "it is a number of updates, 1 to 10000",
+    "concurrency": "it is a number of devices; 0 means all",
+    "staleness": "it is a number, 0 to 10",
+}
+
+
+def _straggler_invalid(where: str, why: str) -> RunConfigInvalid:
+    known = ", ".join(StragglerSettings.model_fields)
+    return RunConfigInvalid(key=f"tool.argosy.straggler.{where}".removesuffix("."), why=why, known=known)
 
 
 def _check_keys(table: Mapping[str, Any]) -> None:

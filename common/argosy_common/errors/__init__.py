@@ -85,6 +85,7 @@ from argosy_common.errors.secure import (
     SumInconsistent,
     SumUnrecoverable,
 )
+from argosy_common.errors.straggler import AsyncUnsuitable, CutOff, SelectorUnknown, ShardCounted
 from argosy_common.errors.transport import (
     BlobCorrupt,
     BlobUnknown,
@@ -111,6 +112,7 @@ __all__ = [
     "AppRaised",
     "ArgosyError",
     "ArraysChanged",
+    "AsyncUnsuitable",
     "BlobCorrupt",
     "BlobUnknown",
     "BrokerFailedToStart",
@@ -121,6 +123,7 @@ __all__ = [
     "CodecUnknown",
     "CodecUnsuitable",
     "CoordinatorUnreachable",
+    "CutOff",
     "DaemonFailed",
     "DeviceLost",
     "DeviceNotFound",
@@ -166,8 +169,10 @@ __all__ = [
     "SecureStateLost",
     "SecureTooFewDevices",
     "SecureUnsuitable",
+    "SelectorUnknown",
     "ServerAppFailed",
     "SettingsInvalid",
+    "ShardCounted",
     "StorageFailed",
     "SumInconsistent",
     "SumUnrecoverable",

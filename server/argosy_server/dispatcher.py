@@ -74,6 +74,8 @@ class Dispatcher:
         self._owed: dict[str, dict[str, Pending]] = {}
         """The same by device, so that one of thousands costs no look at all others. No entry where nothing is owed."""
         self._listeners: dict[int, AnswerListener] = {}
+        self._overdue: dict[str, Pending] = {}
+        """Instructions that nobody waits for any more while their devices may still be at them: they answer late."""
         self._uploads: dict[str, dict[bytes, int]] = {}
         """By device, the blobs (and their sizes) that it offered and no reply has named yet."""
         self._on_unclaimed: Callable[[Collection[bytes]], None] = lambda _digests: None
@@ -169,6 +171,7 @@ class Dispatcher:
             mine = [entry for entry in self._pending.values() if entry.run == run]
             for entry in mine:
                 self._forget(entry)
+            self._overdue = {name: entry for name, entry in self._overdue.items() if entry.run != run}
         self._store.instructions.cancel_run(run)
         for device in self._store.instructions.devices_of(run):
             self._gateway.post(device, Cancel(), run=run)
@@ -296,6 +299,7 @@ class Dispatcher:
         if entry is None:
             log.info("dispatcher.late_or_repeated_reply", device=device, message=envelope.reply_to)
             self._gateway.post(device, Received(), reply_to=envelope.reply_to)
+            self._tell_late(device, envelope.reply_to or "", body)
             return
         with self._lock:
             if entry.collecting:
@@ -403,9 +407,14 @@ class Dispatcher:
         with self._lock:
             # Of several answers the first counts. What is pending decides, not what the database had news of: it may
             # have committed and told us that it failed.
-            if not self._forget(entry):
-                return False
+            first = self._forget(entry)
+            if first and isinstance(answered.error, ReplyTimedOut | DeviceLost):
+                self._overdue[entry.out.id] = entry
             listener = self._listeners.get(entry.run)
+        if not first:
+            if answered.reply is not None:
+                self._tell_late(entry.out.device, entry.out.id, answered.reply)
+            return False
         self._registry.does(entry.out.device, "idle")
         if listener is not None:
             listener(
@@ -419,6 +428,19 @@ class Dispatcher:
                 )
             )
         return True
+
+    def _tell_late(self, device: str, message: str, reply: Reply) -> None:
+        """Tell the run of a reply that came too late, once, while it is under way; what the reply holds is not kept."""
+        with self._lock:
+            entry = self._overdue.get(message)
+            if entry is None or entry.out.device != device:
+                return
+            del self._overdue[message]
+            listener = self._listeners.get(entry.run)
+        self._registry.does(device, "idle")
+        if listener is not None:
+            error = error_from_wire(reply.error.model_dump()) if reply.error else None
+            listener(Answer(id=message, device=device, reply=reply, error=error, late=True))
 
     def _not_recorded(self, answers: Sequence[Answered], error: Exception) -> None:
         """The database failed: let the devices send their replies again, and deadlines pass again."""

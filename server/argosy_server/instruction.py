@@ -47,6 +47,8 @@ class Answer:
     """Bytes of the reply and its blobs, repetitions included."""
     upload_s: float = 0.0
     """From the reply's arrival until its blobs were all here."""
+    late: bool = False
+    """It came when the instruction had been answered for: to be written down, and to count for nothing."""
 
 
 @dataclass

@@ -216,10 +216,35 @@ def test_the_blobs_of_a_reply_that_came_too_late_are_handed_out_for_deletion(ben
     reply = Reply(blobs=[part_of(b"slow")])
     bench.dispatcher._on_reply(DEVICE, Envelope(kind="reply", reply_to=MESSAGE), reply)
     bench.tick(3601)
-    assert bench.codes(1) == ["reply-timed-out"]
+    assert bench.codes(1)[0] == "reply-timed-out"
     bench.dispatcher.exchange.cancel(DEVICE, reply.blobs[0].digest)
     assert until(lambda: gone == {reply.blobs[0].digest}, patience_s=5)
+    assert bench.codes(2)[0] == "reply-timed-out"
+    assert [answer.late for answer in bench.answers] == [False, True]
+
+
+def test_a_late_reply_is_told_once_as_late_and_only_that_of_the_device_that_was_asked(bench: Bench) -> None:
+    bench.born()
+    bench.ask()
+    bench.dispatcher.give_up([MESSAGE], 12.0)
     assert bench.codes(1) == ["reply-timed-out"]
+    for device in ("00000000000000bb", DEVICE, DEVICE):
+        bench.dispatcher._on_reply(device, Envelope(kind="reply", reply_to=MESSAGE), Reply(run_s=30.0))
+    assert [(answer.device, answer.late) for answer in bench.answers] == [(DEVICE, False), (DEVICE, True)]
+    late = bench.answers[1].reply
+    assert late is not None
+    assert late.run_s == 30.0
+
+
+def test_nobody_is_told_of_a_late_reply_to_a_run_that_is_over(bench: Bench) -> None:
+    bench.born()
+    bench.ask()
+    bench.dispatcher.give_up([MESSAGE], 12.0)
+    assert bench.codes(1) == ["reply-timed-out"]
+    bench.dispatcher.close_run(bench.run)
+    bench.dispatcher._on_reply(DEVICE, Envelope(kind="reply", reply_to=MESSAGE), Reply())
+    assert len(bench.answers) == 1
+    assert not bench.dispatcher._overdue
 
 
 def test_nothing_is_kept_of_what_was_answered_or_closed(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -35,6 +35,15 @@ _OFFLINE_S = 60
 """After that long without a heartbeat the SuperLink takes a node for gone."""
 
 
+class Late(NamedTuple):
+    """An answer that came when nobody waited for it any more; `seconds` after its message was sent."""
+
+    message_id: str
+    node: int
+    message_type: str
+    seconds: float
+
+
 @runtime_checkable
 class PatientGrid(Protocol):
     """A Grid that can wait for any of several replies."""
@@ -55,6 +64,10 @@ class PatientGrid(Protocol):
         """Wait no more for any of `ids`, the answered ones among them; return the bytes sent down and up for them."""
         ...
 
+    def late(self) -> list[Late]:
+        """Return, once each, the answers that came when nobody waited for them any more; their content is gone."""
+        ...
+
     def online(self) -> list[int]:
         """Return the nodes that are online, without waiting for more."""
         ...
@@ -70,6 +83,9 @@ class Courier:
         self._sleep = sleep
         self._heads: dict[str, Message] = {}
         self._untaken: dict[str, Message] = {}
+        self._sent_at: dict[str, float] = {}
+        self._overdue: dict[str, Message] = {}
+        """What `end` was told of before its answer came, by id; on a grid that cannot wait."""
         self._pause = _PAUSE_S[0]
 
     @property
@@ -99,6 +115,7 @@ class Courier:
         name = head.metadata.message_id
         if name in ids:
             self._heads[name] = head
+            self._sent_at[name] = self._clock.monotonic()
         else:
             self._untaken[name] = compat.error_reply(head, _lost(head))
         return name
@@ -114,6 +131,7 @@ class Courier:
         for reply in self._grid.pull_messages(asked) if asked else ():
             head = self._heads.pop(reply.metadata.reply_to_message_id, None)
             if head is not None:
+                self._sent_at.pop(head.metadata.message_id, None)
                 found.append(accepted(_named(reply, head), head, accept))
         self._pause = _PAUSE_S[0] if found else min(self._pause * 1.3, _PAUSE_S[1])
         return found
@@ -132,9 +150,27 @@ class Courier:
         if self._patient is not None:
             return self._patient.end(ids)
         for each in ids:
-            self._heads.pop(each, None)
+            head = self._heads.pop(each, None)
+            if head is not None:
+                self._overdue[each] = head
             self._untaken.pop(each, None)
         return 0, 0
+
+    def late(self) -> list[Late]:
+        """Return, once each, the answers that came when nobody waited for them any more.
+
+        A grid that cannot wait still holds them: they are taken out of it, and so never met again.
+        """
+        if self._patient is not None:
+            return self._patient.late()
+        now, found = self._clock.monotonic(), []
+        for reply in self._grid.pull_messages(list(self._overdue)) if self._overdue else ():
+            head = self._overdue.pop(reply.metadata.reply_to_message_id, None)
+            if head is not None:
+                meta = head.metadata
+                took = now - self._sent_at.pop(meta.message_id, now)
+                found.append(Late(meta.message_id, meta.dst_node_id, meta.message_type, took))
+        return found
 
     def nodes(self) -> set[int]:
         """Return the nodes that are online."""

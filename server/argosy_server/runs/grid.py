@@ -15,8 +15,17 @@ from flwr.serverapp import Grid
 
 from argosy_common.blobs import BlobStore
 from argosy_common.clock import Clock
-from argosy_common.errors import AppRaised, ArgosyError, ArraysChanged, NoValidReply, ReplyTimedOut, TooFewDevices
+from argosy_common.errors import (
+    AppRaised,
+    ArgosyError,
+    ArraysChanged,
+    CutOff,
+    NoValidReply,
+    ReplyTimedOut,
+    TooFewDevices,
+)
 from argosy_common.flower import compat
+from argosy_common.flower.courier import Late
 from argosy_common.flower.messages import MessageDumper, load_message, round_of
 from argosy_common.flower.secure import HOLDER
 from argosy_common.flower.streaming import Accept, as_it_is
@@ -80,6 +89,9 @@ class EdgeGrid(Grid):
         self._clock = clock
         self._wanted = wanted
         self._sent: dict[str, _Sent] = {}
+        self._overdue: dict[str, tuple[_Sent, float]] = {}
+        """What is no longer waited for, since when: its answer is late, if it ever comes."""
+        self._late: list[Late] = []
         self._phases: dict[str, Phase] = {}
         """Of each instruction that somebody may still ask for."""
         self._holdings = Holdings(port.release)
@@ -206,6 +218,12 @@ class EdgeGrid(Grid):
             self._finish(phase)
         return sum(each.bytes_down for each in phases.values()), sum(each.bytes_up for each in phases.values())
 
+    def late(self) -> list[Late]:
+        """Return, once each, the answers that came when nobody waited for them any more."""
+        self._note_late()
+        found, self._late = self._late, []
+        return found
+
     def online(self) -> list[int]:
         """Return the node ids of the devices that are online, whatever the strategy waits for."""
         return self._port.nodes()
@@ -225,6 +243,7 @@ class EdgeGrid(Grid):
         del messages
         self._hungry_since = None
         self._asked_at = float("-inf")
+        self._note_late()
         now = self._clock.monotonic()
         for message in outgoing:
             compat.set_message_id(message, new_id())
@@ -269,6 +288,8 @@ class EdgeGrid(Grid):
         except ArgosyError as caught:
             reply = compat.error_reply(sent.head, caught)
             error = caught
+            if not answer.facts:  # it was answered for, and may still answer itself
+                self._overdue[answer.id] = (sent, answer.at)
         data = sent.phase.add(
             sent.device,
             seconds=self._clock.monotonic() - sent.at,
@@ -305,10 +326,24 @@ class EdgeGrid(Grid):
         self._port.give_up(ids, round(now - min(self._sent[each].at for each in ids), 1))
         for each in ids:
             sent = self._sent.pop(each)
+            self._overdue[each] = (sent, now)
             seconds = now - sent.at
-            error = ReplyTimedOut(device=sent.device, seconds=round(seconds, 1))
+            kind = ReplyTimedOut if seconds >= sent.deadline_s else CutOff
+            error = kind(device=sent.device, seconds=round(seconds, 1))
             data = sent.phase.add(sent.device, seconds=seconds, error=error, facts={}, metrics={})
             self._tell(sent.phase, "device-reply", data)
+
+    def _note_late(self) -> None:
+        for answer in self._port.late():
+            sent, since = self._overdue.pop(answer.id, (None, 0.0))
+            if sent is None:
+                continue
+            took, meta = answer.at - sent.at, sent.head.metadata
+            self._late.append(Late(meta.message_id, meta.dst_node_id, meta.message_type, took))
+            data = sent.phase.late(
+                sent.device, seconds=took, late_s=answer.at - since, error=answer.error, facts=answer.facts
+            )
+            self._tell(sent.phase, "device-late", data)
 
     def _finish(self, phase: Phase) -> None:
         self._tell(phase, "phase-finished", phase.finished(self._clock.monotonic()))

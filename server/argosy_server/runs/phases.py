@@ -48,6 +48,23 @@ class Phase:
             self._metrics.append(metrics)
         else:
             self.failures[device] = error
+        return self._answer(device, seconds, error, facts)
+
+    def late(
+        self,
+        device: str,
+        *,
+        seconds: float,
+        late_s: float,
+        error: ArgosyError | None,
+        facts: Mapping[str, float | str],
+    ) -> dict[str, object]:
+        """Return the data of `device-late`: an answer `late_s` seconds after the phase was over. It is not counted."""
+        return {**self._answer(device, seconds, error, facts), "late_s": late_s}
+
+    def _answer(
+        self, device: str, seconds: float, error: ArgosyError | None, facts: Mapping[str, float | str]
+    ) -> dict[str, object]:
         return {
             "round": self.round,
             "phase": self.name,

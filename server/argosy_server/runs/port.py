@@ -1,6 +1,7 @@
 """The run process's end of the channel to the daemon: what it may ask, and what comes back.
 
-Messages to the daemon: `nodes`, `push`, `give-up`, `release`, `event`, `finished`. From it: `nodes`, `answer`, `stop`.
+Messages to the daemon: `nodes`, `push`, `give-up`, `release`, `event`, `finished`. From it: `nodes`, `answer`, `late`,
+`stop`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class NodeAnswer:
     error: ArgosyError | None
     facts: dict[str, Any]
     """`fetch_s`, `run_s`, `upload_s`, `bytes_down`, `bytes_up`, `peak_rss`: numbers; `via`: a text, see `Reply.via`."""
+    at: float = 0.0
+    """When it arrived, on the monotonic clock."""
 
 
 class DaemonPort:
@@ -61,6 +64,7 @@ class DaemonPort:
         self._gone = gone
         self._clock = clock
         self._answers: dict[str, NodeAnswer] = {}
+        self._late: list[NodeAnswer] = []
         self._given_up: set[str] = set()
         """Each of them is still answered, once, for nobody."""
         self._changed = threading.Condition()
@@ -117,6 +121,12 @@ class DaemonPort:
         with self._changed:
             return [self._answers.pop(each) for each in ids if each in self._answers]
 
+    def late(self) -> list[NodeAnswer]:
+        """Return and forget the answers, without their content, that came when nobody waited for them any more."""
+        with self._changed:
+            found, self._late = self._late, []
+            return found
+
     def wait_for(self, ids: Collection[str], deadline: float) -> bool:
         """Wait until any of `ids` is answered; False when the monotonic `deadline` has passed.
 
@@ -158,10 +168,16 @@ class DaemonPort:
             self._nodes.put([int(node) for node in message["ids"]])
             return
         error = error_from_wire(message["error"]) if message["error"] else None
-        answer = NodeAnswer(message["id"], message["device"], message["flower"], error, message["facts"])
+        at = self._clock.monotonic()
+        answer = NodeAnswer(message["id"], message["device"], message["flower"], error, message["facts"], at)
         with self._changed:
+            if message["op"] == "late":
+                self._late.append(answer)
+                return
             if answer.id in self._given_up:
                 self._given_up.remove(answer.id)
+                if answer.facts:  # the device's own answer, which crossed our giving up
+                    self._late.append(answer)
                 return
             self._answers[answer.id] = answer
             self._changed.notify_all()

@@ -401,7 +401,7 @@ class RunSupervisor:
     def _forward(self, active: _Active, answer: Answer) -> None:
         """Hand an answer to the run's process."""
         reply = answer.reply
-        if reply is not None:
+        if reply is not None and not answer.late:
             with self._lock:
                 active.held.update(part.digest for part in reply.blobs)
         facts = (
@@ -419,10 +419,10 @@ class RunSupervisor:
         )
         active.answers.put(
             {
-                "op": "answer",
+                "op": "late" if answer.late else "answer",
                 "id": answer.id,
                 "device": answer.device,
-                "flower": reply.flower if reply is not None else b"",
+                "flower": reply.flower if reply is not None and not answer.late else b"",
                 "error": answer.error.to_wire() if answer.error else None,
                 "facts": facts,
             }

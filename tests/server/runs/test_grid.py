@@ -88,6 +88,11 @@ class Bench:
         about = {"id": pushed["id"], "device": f"{node:016x}", "flower": flower, "error": None, "facts": facts}
         self.daemon.send({"op": "answer", **about})
 
+    def late(self, pushed: dict[str, Any], node: int) -> None:
+        """Tell of an answer that came too late."""
+        about = {"id": pushed["id"], "device": f"{node:016x}", "flower": b"", "error": None, "facts": {"run_s": 7.5}}
+        self.daemon.send({"op": "late", **about})
+
     def pushed(self) -> list[dict[str, Any]]:
         return [each for message in self.told if message["op"] == "push" for each in message["messages"]]
 
@@ -201,10 +206,46 @@ def test_a_conversation_goes_on_step_by_step_and_ends_with_what_is_missing_told(
     assert bench.grid.end(ids) == (20, 10)
     assert until(lambda: bench.events("phase-finished"))
     missing = bench.events("device-reply")[1]
-    assert (missing["device"], missing["error"]["code"], missing["seconds"]) == (f"{8:016x}", "reply-timed-out", 5)
+    assert (missing["device"], missing["error"]["code"], missing["seconds"]) == (f"{8:016x}", "cut-off", 5)
     assert bench.events("phase-finished")[0]["failed"] == 1
     assert bench.grid.end(ids) == (0, 0), "it is over"
     assert bench.grid.online() == [7]
+
+
+def test_an_answer_after_the_end_is_told_as_late_and_is_no_answer(bench: Bench) -> None:
+    ids = bench.grid.push(train_messages(7, 8), timeout=60)
+    assert until(bench.pushed)
+    bench.reply(bench.pushed()[0], 0.25)
+    bench.grid.wait(ids, 10)
+    assert len(bench.grid.take(ids, as_it_is)) == 1
+    bench.clock.now += 5
+    bench.grid.end(ids)
+    bench.answer(ids[1])  # the daemon's own, since it was given up: nobody's
+    bench.clock.now += 3
+    bench.late(bench.pushed()[1], 8)
+    bench.late(bench.pushed()[1], 8)
+    assert until(lambda: len(bench.port._late) == 2)
+    (late,) = bench.grid.late()
+    assert late == (ids[1], 8, "train", 8.0)
+    assert bench.grid.late() == []
+    assert bench.grid.take(ids, as_it_is) == []
+    assert until(lambda: bench.events("device-late"))
+    (told,) = bench.events("device-late")
+    assert (told["device"], told["round"], told["seconds"], told["late_s"]) == (f"{8:016x}", 3, 8.0, 3.0)
+    assert told["run_s"] == 7.5
+
+
+def test_an_answer_that_crosses_the_giving_up_is_late_too(bench: Bench) -> None:
+    ids = bench.grid.push(train_messages(7, 8), timeout=60)
+    assert until(bench.pushed)
+    bench.reply(bench.pushed()[0], 0.25)
+    bench.grid.wait(ids, 10)
+    assert len(bench.grid.take(ids, as_it_is)) == 1
+    bench.grid.end(ids)
+    bench.reply(bench.pushed()[1], 0.5, 8)
+    assert until(lambda: bench.port._late)
+    assert [late.node for late in bench.grid.late()] == [8]
+    assert not bench.port._answers
 
 
 def test_what_holders_are_asked_makes_no_phase_for_people_but_its_bytes_are_known(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from argosy_common.errors import RunConfigInvalid, SecureUnsuitable
+from argosy_common.errors import AsyncUnsuitable, RunConfigInvalid, SecureUnsuitable
 
 NONE = "none"
 """The codec that changes nothing; arrays under it travel as they are."""
@@ -202,8 +202,8 @@ class StragglerSettings(BaseModel):
         enabled: whether rounds end on time; without it, a round waits for every device that it asked.
         mode: `rounds`, or `async`: no rounds at all, updates are taken as they come (FedBuff).
         deadline: seconds that a phase of a round waits once its quorum is there; `auto`: learnt.
-        quorum: how many answers a phase needs before its deadline ends it: a share of those asked (1.0: all of them),
-            or a number of devices.
+        quorum: how many answers a phase needs before its deadline ends it: a share of the devices that the strategy
+            wants (1.0: all of them), or a number of devices.
         over_select: how many more devices are asked than the strategy wants, as a share of them; the phase is over as
             soon as as many as it wants have answered. `auto`: as many as lately did not count.
         grace: seconds that a device may be gone, by its last will, before the phase does without it.
@@ -270,6 +270,19 @@ class StragglerSettings(BaseModel):
         """
         said = {key: value for key, value in given.items() if value is not None}
         return self._checked({**self.to_wire(), "enabled": bool(said) or self.enabled, **said}) if said else self
+
+    def require_goes_with(self, secure: SecureSettings) -> None:
+        """Refuse an asynchronous run that is to be secure.
+
+        Raises:
+            AsyncUnsuitable: it is.
+        """
+        if self.asynchronous and secure.enabled:
+            why = (
+                "masks are made for a group that is fixed before anybody trains, and a buffer takes whoever is first, "
+                "whom the coordinator would then know one by one"
+            )
+            raise AsyncUnsuitable(what="secure aggregation", why=why)
 
     @classmethod
     def _checked(cls, data: Mapping[str, Any]) -> Self:

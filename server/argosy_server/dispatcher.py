@@ -250,9 +250,12 @@ class Dispatcher:
             for entry in mine:
                 # what the device says it holds needs no sending; all else it may have lost, so it gets it again
                 entry.accepted = entry.out.id in known
+            lost = [it for it in self._overdue.values() if it.out.device == device and it.out.id not in known]
         for entry in mine:
             if not entry.accepted:
                 self._send(entry)
+        for entry in lost:
+            self._tell_late(device, entry.out.id, None)
         if fresh:  # last, like all that the database may refuse: the device has its work by then
             self._store.devices.seen(device, boot=body.boot, version=body.version, machine=body.machine, name=body.name)
             log.info("device.online", device=device, name=body.name, boot=body.boot[:8], session=body.session)
@@ -429,17 +432,21 @@ class Dispatcher:
             )
         return True
 
-    def _tell_late(self, device: str, message: str, reply: Reply) -> None:
-        """Tell the run of a reply that came too late, once, while it is under way; what the reply holds is not kept."""
+    def _tell_late(self, device: str, message: str, reply: Reply | None) -> None:
+        """Tell the run of a reply that came too late, once, while it is under way; what the reply holds is not kept.
+
+        None is told of where there will be none: the device came back and has nothing of its instruction.
+        """
         with self._lock:
             entry = self._overdue.get(message)
             if entry is None or entry.out.device != device:
                 return
             del self._overdue[message]
             listener = self._listeners.get(entry.run)
-        self._registry.does(device, "idle")
+        if reply is not None:
+            self._registry.does(device, "idle")
         if listener is not None:
-            error = error_from_wire(reply.error.model_dump()) if reply.error else None
+            error = error_from_wire(reply.error.model_dump()) if reply and reply.error else None
             listener(Answer(id=message, device=device, reply=reply, error=error, late=True))
 
     def _not_recorded(self, answers: Sequence[Answered], error: Exception) -> None:

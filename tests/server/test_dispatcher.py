@@ -236,6 +236,16 @@ def test_a_late_reply_is_told_once_as_late_and_only_that_of_the_device_that_was_
     assert late.run_s == 30.0
 
 
+def test_a_device_that_comes_back_without_what_it_was_given_up_for_is_told_to_be_free(bench: Bench) -> None:
+    bench.born()
+    bench.ask()
+    bench.ask(message="cd" * 16)
+    bench.dispatcher.give_up([MESSAGE, "cd" * 16], 12.0)
+    assert bench.codes(2) == ["reply-timed-out", "reply-timed-out"]
+    bench.born(MESSAGE)
+    assert [(answer.id, answer.late, answer.reply) for answer in bench.answers[2:]] == [("cd" * 16, True, None)]
+
+
 def test_nobody_is_told_of_a_late_reply_to_a_run_that_is_over(bench: Bench) -> None:
     bench.born()
     bench.ask()

@@ -36,12 +36,13 @@ _OFFLINE_S = 60
 
 
 class Late(NamedTuple):
-    """An answer that came when nobody waited for it any more; `seconds` after its message was sent."""
+    """An answer that came when nobody waited for it any more."""
 
     message_id: str
     node: int
     message_type: str
-    seconds: float
+    seconds: float | None
+    """From the sending of its message; None: there will be none, since the node came back without it."""
 
 
 @runtime_checkable

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+
+_PAUSE_S = 0.5
+"""Between two looks at a Grid that cannot wait."""
+
+
+@runtime_checkable
+class WaitingGrid(Protocol):
+    """A Grid that can wait for any of several replies."""
+
+    def wait(self, ids: Collection[str], seconds: float) -> None:
+        """Wait until one of `ids` is answered, at most `seconds`."""
+        ...
+
+
+def wait_for(grid: Grid, ids: Collection[str], seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until one of `ids` may be answered, at most `seconds`; on a grid that cannot wait, for a moment."""
+    if ids and isinstance(grid, WaitingGrid):
+        grid.wait(ids, seconds)
+    else:
+        sleep(max(0.0, min(_PAUSE_S, seconds)))
 
 
 class GridLayer(Grid):
@@ -49,3 +70,7 @@ class GridLayer(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """See `Grid.send_and_receive`."""
         return self._grid.send_and_receive(messages, timeout=timeout)
+
+    def wait(self, ids: Collection[str], seconds: float) -> None:
+        """Wait until one of `ids` may be answered, at most `seconds`."""
+        wait_for(self._grid, ids, seconds)

@@ -24,7 +24,7 @@ from argosy_client.instance import InstanceLock
 from argosy_client.jobs import Jobs
 from argosy_client.journal import Journal
 from argosy_client.outbox import Outbox
-from argosy_client.presence import Presence
+from argosy_client.presence import Presence, Told
 from argosy_client.run_files import RunFiles
 from argosy_client.settings import DeviceSettings, load_settings, shown_name
 from argosy_client.telemetry import Telemetry
@@ -67,7 +67,11 @@ class Device:
         self._clock = clock
         self._status_file = state_dir / STATUS
         self._presence = Presence(
-            names, name=shown_name(settings), telemetry=Telemetry(), death_delay_s=settings.death_delay_s
+            names,
+            name=shown_name(settings),
+            telemetry=Telemetry(),
+            death_delay_s=settings.death_delay_s,
+            told=Told(settings.site, settings.shard, settings.metered),
         )
         self._journal = Journal(state_dir / JOURNAL, owner=_owner(enrolment))
         self._link = Link(_link_settings(enrolment), clock=clock, rng=rng, will=self._presence.will)
@@ -116,7 +120,7 @@ class Device:
             host=self._host,
             outbox=self._outbox,
             clock=clock,
-            node_config=settings.node_config,
+            node_config=settings.app_config,
         )
         self._noted_why = ""
         self._noted_at = clock.monotonic()

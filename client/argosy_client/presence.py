@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from argosy_client.telemetry import Telemetry
 from argosy_common import __version__
@@ -16,14 +17,26 @@ MAX_PENDING = 1000
 """Ids that a birth carries; `Birth.pending` takes no more."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the board does not know by itself, and was told in its settings."""
+
+    site: str = ""
+    shard: str = ""
+    metered: bool | None = None
+
+
 class Presence:
     """Publishes births, deaths and heartbeats. The boot id is this object's: one a process."""
 
-    def __init__(self, names: DeviceTopics, *, name: str, telemetry: Telemetry, death_delay_s: int) -> None:
+    def __init__(
+        self, names: DeviceTopics, *, name: str, telemetry: Telemetry, death_delay_s: int, told: Told | None = None
+    ) -> None:
         self._names = names
         self.name = name
         self.device = names.device
         self._telemetry = telemetry
+        self._told = told or Told()
         self._death_delay_s = death_delay_s
         self.boot = new_id()
         self._session = 0
@@ -46,6 +59,8 @@ class Presence:
             python=platform.python_version(),
             machine=platform.machine(),
             pending=list(pending[-MAX_PENDING:]),
+            site=self._told.site,
+            shard=self._told.shard,
         )
         return link.publish(self._names.birth, _packed(birth), qos=1, retain=True)
 
@@ -64,6 +79,10 @@ class Presence:
             daemon_rss=vitals.rss,
             worker_rss=worker_rss(),
             doing=doing,
+            battery=vitals.battery,
+            on_mains=vitals.on_mains,
+            throttled=vitals.throttled,
+            metered=self._told.metered,
         )
         return link.publish(self._names.heartbeat, _packed(heartbeat), qos=0)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from argosy_common.files import write_atomic
@@ -35,6 +36,16 @@ def _scalar(value: object) -> object:
 NodeValue = Annotated[bool | int | float | str, BeforeValidator(_scalar)]
 
 
+def _short_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", value):
+        raise ValueError("it must be letters without accents, digits, '.', '_' and '-', at most 64 of them")
+    return value
+
+
+ShortName = Annotated[str, AfterValidator(_short_name)]
+"""A plain name, or none; two boards must be able to have the very same one."""
+
+
 class WorkerTable(BaseModel):
     """`[worker]`: what the process that runs apps may use."""
 
@@ -60,6 +71,12 @@ class DeviceSettings(Settings):
     worker: WorkerTable = WorkerTable()
     node_config: dict[str, NodeValue] = Field(default_factory=dict)
     """Handed to the app as its context's `node_config`."""
+    site: ShortName = ""
+    """Where this board stands; boards of one site may hold the same data."""
+    shard: ShortName = ""
+    """Which part of its site's data it holds."""
+    metered: bool | None = None
+    """Whether its connection costs by the byte; None: unknown."""
     heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     resend_s: Annotated[float, Field(gt=0, le=600)] = 6.0
     """A reply without a receipt is sent again after this many seconds."""
@@ -75,6 +92,20 @@ class DeviceSettings(Settings):
     secure_ciphers: tuple[Literal["aes256-ctr", "chacha20"], ...] = ()
     """The ciphers that it accepts for masks; empty: all."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("shard")
+    @classmethod
+    def _of_a_site(cls, shard: str, info: ValidationInfo) -> str:
+        """Refuse a shard of nowhere: boards of other owners may have one of that name, with other data."""
+        if shard and not info.data.get("site", ""):
+            raise ValueError("it is a part of a site's data, and no site is set; set `site` too, or leave `shard` out")
+        return shard
+
+    @property
+    def app_config(self) -> dict[str, bool | int | float | str]:
+        """What the app is told of this board: `node_config`, with its site and shard where it does not name its own."""
+        place = {"site": self.site, "shard": self.shard}
+        return {**{key: value for key, value in place.items() if value}, **self.node_config}
 
 
 def shown_name(settings: DeviceSettings) -> str:

@@ -151,6 +151,7 @@ class Coordinator:
             "online": view.online,
             "doing": view.doing,
             "heartbeat": view.heartbeat,
+            "condition": view.condition,
             "since": view.since.isoformat() if view.since else None,
         }
 

@@ -16,6 +16,8 @@ from enum import Enum
 from argosy_common.clock import Clock
 from argosy_common.wire.bodies import Birth, Death, Heartbeat
 
+CONDITION = ("battery", "on_mains", "temperature", "throttled", "metered", "load")
+"""What of a heartbeat bears on whether to give a device work: the fields of a `Condition`."""
 DOUBT_S = 90.0
 """How long a device that was online may take to come back to a broker that did: its link waits up to a minute."""
 
@@ -53,6 +55,10 @@ class DeviceView:
     boot: str = ""
     doing: str = ""
     heartbeat: dict[str, object] = field(default_factory=dict)
+    site: str = ""
+    """Where it says that it stands, in its last birth."""
+    shard: str = ""
+    """Which part of its site's data it says that it holds."""
     away_at: float = 0.0
     doubted_at: float | None = None
     """Since when we wait for a word of it (infinite until the broker is back, which may have forgotten its will)."""
@@ -61,6 +67,16 @@ class DeviceView:
     def online(self) -> bool:
         """True while the device can be given work."""
         return self.presence is Presence.ONLINE
+
+    @property
+    def condition(self) -> dict[str, object]:
+        """What it last said of itself: the fields of a `Condition` that are known, as plain data."""
+        told = {name: self.heartbeat[name] for name in CONDITION if name in self.heartbeat}
+        if self.site:  # without it a shard's name says nothing: others may have one of that name
+            told["site"] = self.site
+            if self.shard:
+                told["shard"] = self.shard
+        return told
 
 
 class Registry:
@@ -87,10 +103,17 @@ class Registry:
         with self._lock:
             return sorted(view.device for view in self._views.values() if view.online)
 
+    def conditions(self) -> dict[str, dict[str, object]]:
+        """Return the condition of each device that can be given work; see `DeviceView.condition`."""
+        with self._lock:
+            return {view.device: view.condition for view in self._views.values() if view.online}
+
     def born(self, device: str, birth: Birth) -> bool:
         """Note a birth; True if the device was not online under this boot id before."""
         before = self.view(device)
-        self._move(device, "birth", birth.boot, before.doing if before.boot == birth.boot else "idle")
+        with self._lock:
+            view = replace(self._views.get(device, DeviceView(device)), site=birth.site, shard=birth.shard)
+            self._moved(view, "birth", birth.boot, before.doing if before.boot == birth.boot else "idle")
         return not (before.online and before.boot == birth.boot)
 
     def died(self, device: str, death: Death) -> None:

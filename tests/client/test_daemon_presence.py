@@ -11,6 +11,7 @@ from argosy_common.wire.bodies import (
     Death,
     Heartbeat,
     Rebirth,
+    Reply,
 )
 from tests.client.harness import Harness
 from tests.waiting import PATIENCE_S, until
@@ -28,6 +29,30 @@ def test_a_device_is_born_beats_and_dies_in_good_order(harness: Harness) -> None
         assert harness.wait(Birth, device=device, count=2).boot == birth.boot
         assert device.end(signal.SIGTERM) == 0
         assert harness.wait(Death, device=device) == Death(boot=birth.boot, clean=True)
+
+
+TELLS_WHERE_IT_IS = """
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    return Message(RecordDict({"told": ConfigRecord(dict(context.node_config))}), reply_to=message)
+"""
+
+
+def test_where_a_board_stands_and_what_it_costs_is_told_to_the_coordinator_and_to_apps(harness: Harness) -> None:
+    told = {"ARGOSY_DEVICE_SITE": "hall", "ARGOSY_DEVICE_SHARD": "3", "ARGOSY_DEVICE_METERED": "true"}
+    with harness.running(**told) as device:
+        birth = harness.wait(Birth, device=device)
+        assert (birth.site, birth.shard) == ("hall", "3")
+        assert harness.wait(Heartbeat, device=device).metered is True
+        harness.send(device, harness.instruction(harness.bundle(TELLS_WHERE_IT_IS)))
+        reply = harness.wait(Reply, device=device)
+        assert dict(harness.content(reply)["told"]) == {"site": "hall", "shard": "3"}
 
 
 def test_a_killed_device_is_declared_dead_by_the_broker_and_comes_back_under_another_boot_id(harness: Harness) -> None:

@@ -72,6 +72,14 @@ def test_the_name_given_at_join_stays_until_another_is_set(tmp_path: Path) -> No
             '[node_config]\ndata = ["a"]',
             "node_config.data cannot be used: it must be a number, a text",
         ),
+        (
+            'shard = "3"',
+            "shard cannot be used: it is a part of a site's data, and no site is set; set `site` too, or leave `shard`",
+        ),
+        ('site = "north hall"', "site cannot be used: it must be letters without accents, digits, '.', '_' and '-'"),
+        ('site = "a/b"\nshard = "3"', "site cannot be used"),
+        (f'site = "hall"\nshard = "{"x" * 65}"', "shard cannot be used: it must be letters"),
+        ('metered = "sometimes"', "metered cannot be used"),
     ],
 )
 def test_a_slip_is_told_in_plain_words(tmp_path: Path, text: str, said: str) -> None:
@@ -84,3 +92,27 @@ def test_a_slip_is_told_in_plain_words(tmp_path: Path, text: str, said: str) -> 
 def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match=r"--config cannot be used: .*nope\.toml: no such file"):
         load_settings(tmp_path / "nope.toml")
+
+
+def test_a_board_may_be_told_where_it_stands_and_what_it_holds(tmp_path: Path) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text(f'site = "Hall_2.b"\nshard = "{"x" * 64}"\nmetered = false\n[node_config]\ndata = "/srv"\n')
+    settings = load_settings(file)
+    assert settings.metered is False
+    assert settings.app_config == {"site": "Hall_2.b", "shard": "x" * 64, "data": "/srv"}
+
+
+def test_an_app_is_told_of_no_site_where_there_is_none_and_its_own_words_go_first(tmp_path: Path) -> None:
+    assert load_settings(None).app_config == {}
+    file = tmp_path / "device.toml"
+    file.write_text('site = "hall"\nshard = "3"\n[node_config]\nshard = 7\n')
+    assert load_settings(file).app_config == {"site": "hall", "shard": 7}
+
+
+def test_a_shard_may_come_from_another_place_than_its_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text('site = "hall"\n')
+    monkeypatch.setenv("ARGOSY_DEVICE_SHARD", "3")
+    monkeypatch.setenv("ARGOSY_DEVICE_METERED", "true")
+    settings = load_settings(file)
+    assert (settings.site, settings.shard, settings.metered) == ("hall", "3", True)

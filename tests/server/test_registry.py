@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
 
 import pytest
 
+from argosy_common.straggler.conditions import Condition
 from argosy_common.wire.bodies import Birth, Death, Heartbeat
-from argosy_server.registry import TRANSITIONS, Presence, Registry
+from argosy_server.registry import CONDITION, TRANSITIONS, Presence, Registry
 
 DEVICE = "00000000000000aa"
 
@@ -25,8 +27,17 @@ class HandClock:
         return datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def birth(boot: str = "11" * 16, session: int = 1) -> Birth:
-    return Birth(boot=boot, session=session, name="pi", version="1", python="3.11", machine="aarch64")
+def birth(boot: str = "11" * 16, session: int = 1, site: str = "", shard: str = "") -> Birth:
+    return Birth(
+        boot=boot,
+        session=session,
+        name="pi",
+        version="1",
+        python="3.11",
+        machine="aarch64",
+        site=site,
+        shard=shard,
+    )
 
 
 @pytest.fixture
@@ -132,3 +143,34 @@ def test_who_shows_itself_before_or_after_the_broker_is_back_stays_online(regist
     registry.tick()
     assert registry.online() == others[:2]
     assert registry.view(others[2]).presence is Presence.AWAY
+
+
+def test_what_runs_are_told_of_a_device_has_the_fields_of_a_condition() -> None:
+    assert {*CONDITION, "site", "shard"} == {field.name for field in fields(Condition)}
+
+
+def test_runs_are_told_how_devices_are_that_are_online_as_far_as_they_said(registry: Registry) -> None:
+    other, away = f"{1:016x}", f"{2:016x}"
+    registry.born(DEVICE, birth(site="hall", shard="3"))
+    registry.beat(DEVICE, Heartbeat(load=0.5, memory_used=7, battery=0.25, on_mains=False, metered=True, doing="x"))
+    registry.born(other, birth())
+    registry.born(away, birth(site="hall"))
+    registry.died(away, Death(boot="11" * 16))
+    told = {"load": 0.5, "battery": 0.25, "on_mains": False, "metered": True, "site": "hall", "shard": "3"}
+    assert registry.conditions() == {DEVICE: told, other: {}}
+    assert registry.view(away).condition == {"site": "hall"}, "it is still known where it stands"
+
+
+def test_each_heartbeat_takes_the_place_of_the_one_before(registry: Registry) -> None:
+    registry.born(DEVICE, birth())
+    registry.beat(DEVICE, Heartbeat(battery=0.5, throttled=True))
+    registry.beat(DEVICE, Heartbeat(battery=0.4))
+    assert registry.conditions() == {DEVICE: {"battery": 0.4}}
+
+
+def test_a_board_may_be_carried_to_another_site_and_a_shard_of_nowhere_is_none(registry: Registry) -> None:
+    registry.born(DEVICE, birth(site="hall", shard="3"))
+    registry.born(DEVICE, birth(session=2, site="yard"))
+    assert registry.conditions() == {DEVICE: {"site": "yard"}}
+    registry.born(DEVICE, birth(session=3, shard="3"))
+    assert registry.conditions() == {DEVICE: {}}

@@ -73,6 +73,10 @@ class Cutoff:
         """Tell whether what `node` could bring is here already, from it or from another."""
         return self._units[node] in self._complete
 
+    def counted_by(self, node: int) -> int | None:
+        """Return the node whose answer brought what `node` could bring; None if none has."""
+        return next((other for other in self._holders[self._units[node]] if other in self.counted), None)
+
     def count(self, node: int, seconds: float) -> None:
         """Count the answer of `node`; it must bring something new."""
         if self.is_counted(node):

@@ -22,6 +22,7 @@ Url = Annotated[str, Field(max_length=512)]
 Scalar = bool | int | float | Annotated[str, Field(max_length=4096)]
 Size = Annotated[int, Field(ge=0, le=2**40)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 KINDS: dict[str, type[Body]] = {}
 
@@ -111,6 +112,10 @@ class Birth(Body):
     machine: Short
     pending: Annotated[list[Identifier], Field(max_length=1000)] = []
     """Instructions that are journaled and not yet answered for good."""
+    site: Short = ""
+    """Where the board stands; boards of one site may hold the same data."""
+    shard: Short = ""
+    """Which part of its site's data it holds; boards with the same site and shard hold the same data."""
 
 
 class Death(Body):
@@ -128,16 +133,24 @@ class Heartbeat(Body):
     """A sign of life; absent fields could not be read on this board."""
 
     kind = "heartbeat"
-    load: Annotated[float, Field(ge=0)] | None = None
+    load: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """One-minute load average divided by the number of cores."""
     memory_used: Size | None = None
     """Bytes in use on the whole board."""
     memory_total: Size | None = None
-    temperature: float | None = None
+    temperature: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Hottest thermal zone, °C."""
     daemon_rss: Size | None = None
     worker_rss: Size | None = None
     doing: Short = "idle"
+    battery: Share | None = None
+    """How full it is; the mean of several."""
+    on_mains: bool | None = None
+    """Whether the board has power from outside."""
+    throttled: bool | None = None
+    """Whether it slows itself down, for heat or for want of power."""
+    metered: bool | None = None
+    """Whether its connection costs by the byte."""
 
 
 # --- device → coordinator, topic up/evt -----------------------------------------------------------------------------

@@ -43,7 +43,10 @@ class CoordinatorPort(Protocol):
         ...
 
     def presence(self, device: str) -> Facts:
-        """Return `{"online": bool, "doing": str, "heartbeat": {…}, "since": ISO time | None}` of a device id."""
+        """Return `{"online": bool, "doing": str, "heartbeat": {…}, "since": ISO time | None}` of a device id.
+
+        Its `condition`, if there is one, has what is known of the fields of a `Condition`.
+        """
         ...
 
     def enrolment_endpoint(self) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated
 from urllib.parse import quote
@@ -47,10 +48,20 @@ def list_devices(
 
 
 def device_table(rows: list[Data], now: datetime) -> Table:
-    """Return the fleet as a table; the column of the site only where there are several."""
+    """Return the fleet as a table; the columns of site and condition only where there is something to tell.
+
+    A column of conditions takes the place of that of versions where these are all the same: there is no room for both.
+    """
     sites = len({row["site"] for row in rows}) > 1
-    names = ["device", "id", *(["site"] if sites else []), "", "load", "memory", "°C", "version", "seen"]
+    told = {row["device"]: condition_text(_condition(row)) for row in rows if row["presence"].get("online")}
+    some = any(told.values())
+    versions = not some or len({row["version"] for row in rows}) > 1
+    names = ["device", "id", *(["site"] if sites else []), "", *(["condition"] if some else [])]
+    names += ["load", "memory", "°C", *(["version"] if versions else []), "seen"]
     shown = table(*names, right=["load", "memory", "°C"])
+    for column in shown.columns:
+        if column.header == "condition":  # on a narrow terminal a board with much to tell takes several lines
+            column.no_wrap, column.overflow, column.min_width = False, "fold", _LEAST_CONDITION
     for row in sorted(rows, key=lambda row: str(row["name"])):
         presence = row["presence"]
         online = bool(presence.get("online"))
@@ -60,10 +71,11 @@ def device_table(rows: list[Data], now: datetime) -> Table:
             Text(row["device"], style="dim"),
             *([row["site"]] if sites else []),
             state_text(row),
+            *([told.get(row["device"], Text())] if some else []),
             _fraction(beat.get("load")),
             _fraction(_ratio(beat.get("memory_used"), beat.get("memory_total"))),
             _whole(beat.get("temperature")),
-            clean(row["version"] or words.NONE),
+            *([clean(row["version"] or words.NONE)] if versions else []),
             "now" if online else words.age(row["last_seen_at"], now),
             style=None if online else "dim",
         )
@@ -78,6 +90,30 @@ def state_text(row: Data) -> Text:
     if not presence.get("online"):
         return Text("○ offline", style="dim")
     return Text.assemble(("●", "green"), " ", clean(presence.get("doing") or "idle"))
+
+
+_LEAST_CONDITION = len("throttled")
+"""Columns; its longest word is not broken, but for a name."""
+
+
+def condition_text(condition: Mapping[str, object]) -> Text:
+    """Return shortly what bears on whether a device is given work, but for its temperature: `87 % ⚡ throttled hall/3`.
+
+    What is not known, and what is as it should be, is left out; nothing may be left.
+    """
+    parts: list[tuple[str, str]] = []
+    battery, mains = condition.get("battery"), condition.get("on_mains")
+    if isinstance(battery, int | float):
+        parts.append((f"{100 * battery:.0f}\N{NO-BREAK SPACE}%{' ⚡' if mains else ''}", ""))
+    elif mains is False:
+        parts.append(("no mains", "yellow"))
+    parts += [(name, "yellow") for name in ("throttled", "metered") if condition.get(name) is True]
+    parts += [("/".join(clean(condition[name]) for name in ("site", "shard") if condition.get(name)), "")]
+    return Text(" ").join(Text(text, style=style) for text, style in parts if text)
+
+
+def _condition(row: Data) -> Mapping[str, object]:
+    return row["presence"].get("condition") or {}
 
 
 @app.command("show", epilog=examples("argosy device show har-03", "argosy device show 9f3a --json"))
@@ -95,6 +131,7 @@ def device_card(row: Data, now: datetime) -> Table:
     """Return everything about one device, one fact a line."""
     presence = row["presence"]
     beat: Data = presence.get("heartbeat") or {}
+    condition = _condition(row)
     since = words.age(presence["since"], now) if presence.get("since") else None
     state = state_text(row)
     facts: list[tuple[str, Text | str | None]] = [
@@ -113,6 +150,10 @@ def device_card(row: Data, now: datetime) -> Table:
         ("worker", words.size(beat["worker_rss"]) if "worker_rss" in beat else None),
         ("daemon", words.size(beat["daemon_rss"]) if "daemon_rss" in beat else None),
         ("temperature", f"{beat['temperature']:.1f} °C" if "temperature" in beat else None),
+        ("power", _power(condition)),
+        ("throttled", _yes(condition.get("throttled"))),
+        ("metered", _yes(condition.get("metered"))),
+        ("data", _data(condition)),
         *((clean(key), clean(value)) for key, value in sorted((row["inventory"] or {}).items()) if key not in _TOLD),
     ]
     return pairs([(name, value) for name, value in facts if value and value != words.NONE])
@@ -127,6 +168,23 @@ def _memory(beat: Data) -> str | None:
         return None
     of = f" of {words.size(beat['memory_total'])}" if beat.get("memory_total") else ""
     return f"{words.size(beat['memory_used'])}{of}"
+
+
+def _power(condition: Mapping[str, object]) -> str | None:
+    battery, mains = condition.get("battery"), condition.get("on_mains")
+    level = f"battery {100 * battery:.0f} %" if isinstance(battery, int | float) else None
+    outer = None if mains is None else "on the mains" if mains else "not on the mains"
+    return ", ".join(each for each in (level, outer) if each) or None
+
+
+def _data(condition: Mapping[str, object]) -> str | None:
+    """Say what data it holds, as far as others may hold the same."""
+    site, shard = (clean(condition.get(name) or "") for name in ("site", "shard"))
+    return f"shard {shard} of site {site}" if shard else f"site {site}" if site else None
+
+
+def _yes(value: object) -> str | None:
+    return None if value is None else "yes" if value else "no"
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """The run process's end of the channel to the daemon: what it may ask, and what comes back.
 
-Messages to the daemon: `nodes`, `push`, `give-up`, `release`, `event`, `finished`. From it: `nodes`, `answer`, `late`,
-`stop`.
+Messages to the daemon: `nodes`, `conditions`, `push`, `give-up`, `release`, `event`, `finished`. From it: `nodes`,
+`conditions`, `answer`, `late`, `stop`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from argosy_common.clock import Clock
 from argosy_common.errors import ArgosyError, ProgrammingError, error_from_wire
 from argosy_common.ipc import Channel
 from argosy_common.logs import get_logger
+from argosy_common.straggler.conditions import Condition
+from argosy_server.runs.conditions import read_conditions
 
 log = get_logger(__name__)
 
@@ -69,6 +71,7 @@ class DaemonPort:
         """Each of them is still answered, once, for nobody."""
         self._changed = threading.Condition()
         self._nodes: queue.Queue[list[int]] = queue.Queue()
+        self._conditions: queue.Queue[dict[int, Condition]] = queue.Queue()
         self._stopped = ""
 
     def start(self) -> None:
@@ -84,6 +87,16 @@ class DaemonPort:
         except queue.Empty:
             self._check()
             raise ProgrammingError(what="the coordinator did not list its devices in time") from None
+
+    def conditions(self) -> dict[int, Condition]:
+        """Return what the devices that are online now last said of themselves, by node id."""
+        self._check()
+        self._channel.send({"op": "conditions"})
+        try:
+            return self._conditions.get(timeout=_ANSWER_TIME_S)
+        except queue.Empty:
+            self._check()
+            raise ProgrammingError(what="the coordinator did not tell how its devices are in time") from None
 
     def push(self, messages: list[PushedMessage]) -> None:
         """Hand instructions over; they are in the daemon's database soon after."""
@@ -166,6 +179,9 @@ class DaemonPort:
     def _take_in(self, message: dict[str, Any]) -> None:
         if message["op"] == "nodes":
             self._nodes.put([int(node) for node in message["ids"]])
+            return
+        if message["op"] == "conditions":
+            self._conditions.put(read_conditions(message["of"]))
             return
         error = error_from_wire(message["error"]) if message["error"] else None
         at = self._clock.monotonic()

@@ -16,9 +16,29 @@ from argosy_common.wire.envelope import Envelope
 
 D = b"\x07" * 32
 EXAMPLES: tuple[Body, ...] = (
-    bodies.Birth(boot="00" * 16, session=1, name="pi", version="0.1", python="3.11", machine="aarch64", pending=[]),
+    bodies.Birth(
+        boot="00" * 16,
+        session=1,
+        name="pi",
+        version="0.1",
+        python="3.11",
+        machine="aarch64",
+        pending=[],
+        site="hall",
+        shard="3",
+    ),
     bodies.Death(boot="00" * 16),
-    bodies.Heartbeat(load=0.5, memory_used=1, memory_total=2, temperature=-3.5, doing="training"),
+    bodies.Heartbeat(
+        load=0.5,
+        memory_used=1,
+        memory_total=2,
+        temperature=-3.5,
+        doing="training",
+        battery=0.87,
+        on_mains=False,
+        throttled=True,
+        metered=False,
+    ),
     bodies.Accepted(),
     bodies.Progress(doing="fetching"),
     bodies.Reply(flower=b"x", blobs=[bodies.BlobPart(digest=D, size=3)], run_s=1.5, via="https"),
@@ -81,3 +101,35 @@ def test_not_a_number_is_refused_where_seconds_are_due() -> None:
     good = msgpack.unpackb(next(b for b in EXAMPLES if b.kind == "reply").pack())
     with pytest.raises(EnvelopeMalformed, match="run_s"):
         bodies.Reply.unpack(msgpack.packb({**good, "run_s": float("nan")}), peer="p")
+
+
+def test_a_board_that_tells_nothing_new_sends_what_it_sent_before_there_was_anything_new_to_tell() -> None:
+    """The bytes of a birth and a heartbeat without site, battery and the like are those of version 0.1."""
+    birth = bodies.Birth(boot="00" * 16, session=1, name="pi", version="0.1", python="3.11", machine="arm")
+    assert msgpack.unpackb(birth.pack()).keys() == {"boot", "session", "name", "version", "python", "machine"}
+    assert bodies.Heartbeat(load=0.5).pack() == b"\x81\xa4load\xcb\x3f\xe0" + bytes(6)
+
+
+def test_the_bytes_of_a_condition() -> None:
+    beat = bodies.Heartbeat(battery=0.5, on_mains=True, throttled=False, metered=True)
+    half = b"\xcb\x3f\xe0" + bytes(6)
+    assert beat.pack() == b"\x84\xa7battery" + half + b"\xa8on_mains\xc3\xa9throttled\xc2\xa7metered\xc3"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("battery", 1.01),
+        ("battery", -0.01),
+        ("battery", float("nan")),
+        ("battery", True),
+        ("on_mains", 1),
+        ("throttled", "no"),
+        ("metered", 0),
+        ("load", float("inf")),
+        ("temperature", float("nan")),
+    ],
+)
+def test_a_condition_that_cannot_be_is_refused(field: str, value: object) -> None:
+    with pytest.raises(EnvelopeMalformed, match=field):
+        bodies.Heartbeat.unpack(msgpack.packb({field: value}), peer="p")

@@ -81,6 +81,45 @@ def test_devices_are_listed_and_shown(argosy: Argosy, server: AdminServer) -> No
     assert "argosy device list" in missing.stderr
 
 
+def test_the_condition_of_devices_is_shown_where_anything_is_known(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    assert "condition" not in argosy("device", "list").stdout
+    conditions: dict[str, dict[str, object]] = {
+        "attic": {"battery": 0.874, "on_mains": True, "throttled": False, "metered": False},
+        "bench": {"battery": 0.12, "on_mains": False, "throttled": True, "site": "hall", "shard": "3"},
+        "cellar": {"on_mains": False, "metered": True, "site": "\x1b[2Jx"},
+    }
+    for row in coordinator.store.devices.list():
+        if row.name in conditions:
+            present = coordinator.present[row.device]
+            coordinator.present[row.device] = {**present, "condition": conditions[row.name]}
+    listed = {line.split()[0]: line for line in argosy("device", "list").stdout.splitlines() if line.strip()}
+    assert "condition" in listed["device"]
+    assert "version" not in listed["device"], "they are all the same, and there is no room for both"
+    assert "● training   87\u00a0% ⚡  " in listed["attic"]
+    assert "● training   12\u00a0% throttled hall/3  " in listed["bench"]
+    assert "● training   no mains metered  [2Jx  " in listed["cellar"]
+    card = argosy("device", "show", "bench").stdout
+    assert "battery 12 %, not on the mains" in card
+    assert "shard 3 of site hall" in card
+    told = json.loads(argosy("device", "show", "bench", "--json").stdout)["presence"]["condition"]
+    assert told == conditions["bench"]
+
+
+def test_a_fleet_with_conditions_fits_into_a_hundred_columns(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    much = {"battery": 0.12, "throttled": True, "metered": True, "site": "hall", "shard": "wall-3"}
+    coordinator.present = {id_: {**present, "condition": much} for id_, present in coordinator.present.items()}
+    lines = argosy("device", "list", COLUMNS="100").stdout.splitlines()
+    text = " ".join(word for line in lines for word in line.split())
+    assert max(map(len, lines)) <= 100
+    assert "…" not in text
+    for word in ("throttled", "metered", "hall/wall-3", "seen", "42%"):
+        assert word in text
+
+
 def test_a_devices_name_cannot_give_the_terminal_orders(
     argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
 ) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from typing import Any, Self
 
-from argosy_client.identity import Enrolment
+from argosy_client.identity import RECORD, Enrolment
 from argosy_common.clock import SystemClock
 from argosy_common.link import Delivery, Link, LinkSettings, TlsFiles
 from argosy_common.wire.bodies import Body
@@ -14,6 +15,7 @@ from argosy_common.wire.envelope import Envelope, decode
 from argosy_common.wire.topics import DeviceTopics
 from argosy_common.x509 import COORDINATOR
 from argosy_server.local_fleet import LocalFleet
+from tests.cable import Cable
 
 
 def data_of(fleet: LocalFleet, run: int, name: str, **wanted: object) -> list[dict[str, Any]]:
@@ -23,6 +25,17 @@ def data_of(fleet: LocalFleet, run: int, name: str, **wanted: object) -> list[di
         for event in fleet.events(run)
         if event["name"] == name and all(event["data"].get(key) == value for key, value in wanted.items())
     ]
+
+
+def behind_a_cable(fleet: LocalFleet, name: str) -> Cable:
+    """Let an enrolled device reach the broker through a cable that can be pulled."""
+    path = fleet.device_folder(name) / RECORD
+    record = json.loads(path.read_text())
+    broker = record["brokers"][0]
+    cable = Cable((broker["host"], broker["port"]))
+    record["brokers"] = [{"host": "127.0.0.1", "port": cable.port}]
+    path.write_text(json.dumps(record))
+    return cable
 
 
 class Impostor:

@@ -208,8 +208,8 @@ class StragglerSettings(BaseModel):
             soon as as many as it wants have answered. `auto`: as many as lately did not count.
         grace: seconds that a device may be gone, by its last will, before the phase does without it.
         selector: which devices are asked: the name of a selector.
-        hear_every: rounds within which every device is heard once, however slow, where the selector sees to it; 0: no
-            device is waited for on that ground.
+        hear_every: rounds after which a device that was not heard is due, however slow, where the selector sees to it;
+            0: never.
         buffer: asynchronous: updates that make one step of the model.
         concurrency: asynchronous: devices that train at a time; 0: all.
         staleness: asynchronous: an update that is s steps old counts (1 + s) ** −staleness.

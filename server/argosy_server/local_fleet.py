@@ -202,11 +202,12 @@ class LocalFleet:
         config: Mapping[str, str] | None = None,
         codec: Mapping[str, object] | None = None,
         secure: bool | None = None,
+        straggler: Mapping[str, object] | None = None,
     ) -> int:
         """Start a run of the app in a directory; return its number.
 
-        `codec` may have `up`, `down` and `arrays`; `secure` is whether to aggregate securely. Where they are not given,
-        the app decides.
+        `codec` may have `up`, `down` and `arrays`; `secure` is whether to aggregate securely; `straggler` may have the
+        fields of a `StragglerSettings`. Where they are not given, the app decides.
         """
         from argosy_common.bundle import pack  # noqa: PLC0415  (only who runs an app needs it)
 
@@ -217,6 +218,8 @@ class LocalFleet:
                 wanted["codec"] = dict(codec)
             if secure is not None:
                 wanted["secure"] = secure
+            if straggler is not None:
+                wanted["straggler"] = dict(straggler)
             return int(client.post("runs", {**wanted, "rounds": rounds})["run"])
 
     def wait_run(self, run: int, timeout_s: float) -> dict[str, Any]:

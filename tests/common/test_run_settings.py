@@ -1,8 +1,9 @@
-"""A run's codecs, from the app's table and from flags."""
+"""What a run is told, from the app's table and from flags."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from argosy_common.errors import RunConfigInvalid
-from argosy_common.run_settings import CodecSettings
+from argosy_common.errors import AsyncUnsuitable, RunConfigInvalid
+from argosy_common.run_settings import CodecSettings, SecureSettings, StragglerSettings
 
 names = st.text("abcdefghijklmnop:.0123456789", min_size=1, max_size=20)
 patterns = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)
@@ -118,3 +119,79 @@ def test_daemons_may_read_it() -> None:
     code = "import sys, argosy_common.run_settings; print([n for n in ('numpy', 'flwr', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- whom a run waits for
+
+
+def test_without_a_word_everybody_is_waited_for() -> None:
+    assert not StragglerSettings.from_table({}).enabled
+    assert not StragglerSettings.from_table({"straggler": False}).enabled
+
+
+@pytest.mark.parametrize("table", [True, {"quorum": 0.9}, {"mode": "async"}])
+def test_one_word_of_it_switches_it_on(table: Any) -> None:  # noqa: ANN401  (whatever TOML may give)
+    settings = StragglerSettings.from_table({"straggler": table})
+    assert settings.enabled
+    assert settings.asynchronous is (table == {"mode": "async"})
+
+
+def test_a_table_may_be_there_and_off() -> None:
+    settings = StragglerSettings.from_table({"straggler": {"enabled": False, "deadline": 30}})
+    assert not settings.enabled
+    assert settings.overridden({"enabled": True}).deadline == 30.0
+
+
+def test_a_share_and_a_number_of_devices_are_told_apart_also_over_the_wire() -> None:
+    one, all_ = (StragglerSettings.from_table({"straggler": {"quorum": quorum}}) for quorum in (1, 1.0))
+    assert isinstance(one.quorum, int)
+    assert isinstance(all_.quorum, float)
+    for settings in (one, all_):
+        again = StragglerSettings.from_wire(json.loads(json.dumps(settings.to_wire())))
+        assert again == settings
+        assert type(again.quorum) is type(settings.quorum)
+
+
+def test_what_a_command_says_switches_it_on_unless_it_says_not() -> None:
+    app = StragglerSettings.from_table({})
+    assert app.overridden({}) == app
+    assert app.overridden({"quorum": 0.5}).enabled
+    assert not app.overridden({"enabled": False, "quorum": 0.5}).enabled
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "told"),
+    [
+        ({"straggler": 3}, "tool.argosy.straggler", "neither true, false nor a table"),
+        ({"straggler": {"quorums": 3}}, "tool.argosy.straggler.quorums", "no such key"),
+        ({"straggler": {"quorum": 0}}, "tool.argosy.straggler.quorum", "share of the devices"),
+        ({"straggler": {"quorum": 1.5}}, "tool.argosy.straggler.quorum", "share of the devices"),
+        ({"straggler": {"quorum": True}}, "tool.argosy.straggler.quorum", "share of the devices"),
+        ({"straggler": {"deadline": "soon"}}, "tool.argosy.straggler.deadline", "seconds"),
+        ({"straggler": {"deadline": float("nan")}}, "tool.argosy.straggler.deadline", "seconds"),
+        ({"straggler": {"over_select": -0.1}}, "tool.argosy.straggler.over_select", "0.25"),
+        ({"straggler": {"mode": "fast"}}, "tool.argosy.straggler.mode", "async"),
+        ({"straggler": {"buffer": 0}}, "tool.argosy.straggler.buffer", "updates"),
+        ({"straggler": {"grace": float("inf")}}, "tool.argosy.straggler.grace", "seconds"),
+    ],
+)
+def test_what_is_wrong_about_stragglers_is_told(table: dict[str, Any], key: str, told: str) -> None:
+    with pytest.raises(RunConfigInvalid) as caught:
+        StragglerSettings.from_table(table)
+    assert key in caught.value.message
+    assert told in caught.value.message
+
+
+def test_an_asynchronous_run_is_not_secure() -> None:
+    asynchronous = StragglerSettings.from_table({"straggler": {"mode": "async"}})
+    asynchronous.require_goes_with(SecureSettings())
+    StragglerSettings.from_table({"straggler": True}).require_goes_with(SecureSettings(enabled=True))
+    with pytest.raises(AsyncUnsuitable, match="secure aggregation"):
+        asynchronous.require_goes_with(SecureSettings(enabled=True))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), st.lists))
+def test_any_table_of_stragglers_is_read_or_refused(value: Any) -> None:  # noqa: ANN401  (whatever TOML may give)
+    for name in StragglerSettings.model_fields:
+        with contextlib.suppress(RunConfigInvalid):
+            StragglerSettings.from_table({"straggler": {name: value}})

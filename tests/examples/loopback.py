@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Strategy
 
 from argosy_common.flower.compat import Metrics, StrategyStart, set_message_id
 from tests.grids import BareGrid
@@ -59,6 +60,9 @@ class Observer:
 
     def starting(self, _start: StrategyStart) -> None:
         self.accuracies.clear()
+
+    def instead(self, strategy: Strategy) -> Strategy:
+        return strategy
 
     def waiting(self, online: int, wanted: int) -> None:
         raise AssertionError(f"{online} devices, {wanted} wanted")

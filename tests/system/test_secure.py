@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from argosy_client.identity import RECORD
 from argosy_common.errors import SecureTooFewDevices, SecureUnsuitable
 from argosy_server.local_fleet import LocalDevice, LocalFleet, wait_until
-from tests.cable import Cable
-from tests.fleets import data_of
+from tests.fleets import behind_a_cable, data_of
 
 MASKED = Path(__file__).parent / "apps" / "masked"
 
@@ -168,7 +166,7 @@ def test_a_round_survives_deaths_at_every_stage_and_fails_by_name_where_it_canno
         fleet.start_coordinator()
         for name in names:
             fleet.join(name)
-        cable = _behind_a_cable(fleet, "p4")
+        cable = behind_a_cable(fleet, "p4")
         for name in names:
             fleet.start_device(name)
         fleet.wait_online(12)
@@ -220,14 +218,3 @@ def test_a_round_survives_deaths_at_every_stage_and_fails_by_name_where_it_canno
 def _voted(fleet: LocalFleet, run: int) -> list[dict[str, Any]]:
     """Return the signs that updates are closed: the device that died before its update is given up."""
     return [data for data in data_of(fleet, run, "device-reply", round=1) if data["error"]]
-
-
-def _behind_a_cable(fleet: LocalFleet, name: str) -> Cable:
-    """Let an enrolled device reach the broker through a cable that can be pulled."""
-    path = fleet.device_folder(name) / RECORD
-    record = json.loads(path.read_text())
-    broker = record["brokers"][0]
-    cable = Cable((broker["host"], broker["port"]))
-    record["brokers"] = [{"host": "127.0.0.1", "port": cable.port}]
-    path.write_text(json.dumps(record))
-    return cable

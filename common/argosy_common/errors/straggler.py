@@ -24,7 +24,7 @@ class ShardCounted(ArgosyError):
     code = "shard-counted"
     exit_code = 94
     fault = Fault.NETWORK
-    template = "Shard {shard} of site {site} was counted already, by another board than {device}."
+    template = "Shard {shard} of site {site} was counted already, from {by}, before {device} answered."
     remedy = "Nothing to do: boards that hold the same shard stand in for one another."
 
 

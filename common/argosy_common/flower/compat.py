@@ -10,7 +10,7 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -264,6 +264,10 @@ class StrategyObserver(Protocol):
         """Return the number of rounds to run in place of the app's, or None."""
         ...
 
+    def instead(self, strategy: Strategy) -> Strategy:
+        """Return the strategy that is started in the place of the app's, by default that itself."""
+        ...
+
     def waiting(self, online: int, wanted: int) -> None:
         """`sample_nodes` found too few nodes; called about once a second while that lasts."""
         ...
@@ -277,9 +281,28 @@ class StrategyObserver(Protocol):
         ...
 
 
-def observe_strategies(observer: StrategyObserver) -> Callable[[], None]:
-    """Tell `observer` of every strategy that starts in this process; return what undoes it."""
-    original = Strategy.start
+def observe_strategies(observer: StrategyObserver, kinds: Sequence[type[Strategy]] = (Strategy,)) -> Callable[[], None]:
+    """Tell `observer` of every strategy that starts in this process; return what undoes it.
+
+    `kinds` are the classes with a `start` of their own.
+    """
+    originals = {kind: kind.start for kind in kinds}
+    waiting = _WaitingFilter(observer)
+    logger = logging.getLogger(LOGGER_NAME)
+    logger.addFilter(waiting)
+    for kind, original in originals.items():
+        kind.start = _observing(original, observer)  # type: ignore[method-assign]  # Flower has no hook here
+
+    def undo() -> None:
+        for kind, original in originals.items():
+            kind.start = original  # type: ignore[method-assign]  # as above
+        logger.removeFilter(waiting)
+
+    return undo
+
+
+def _observing(original: Callable[..., Result], observer: StrategyObserver) -> Callable[..., Result]:
+    """Return a strategy's `start` that tells the observer, and starts what it has in the strategy's place."""
     signature = inspect.signature(original)
 
     @functools.wraps(original)
@@ -295,20 +318,17 @@ def observe_strategies(observer: StrategyObserver) -> Callable[[], None]:
         given["num_rounds"] = given["num_rounds"] if rounds is None else rounds
         if given["evaluate_fn"] is not None:
             given["evaluate_fn"] = _observed(given["evaluate_fn"], observer)
-        result = original(*call.args, **call.kwargs)
+        taken = observer.instead(self)
+        if taken is self:
+            result = original(*call.args, **call.kwargs)
+        else:
+            # its own, unobserved: what it is called with was observed here
+            inner = inspect.unwrap(type(taken).start)
+            result = inner(taken, *call.args[1:], **call.kwargs)
         observer.finished(result.arrays)
         return result
 
-    waiting = _WaitingFilter(observer)
-    logger = logging.getLogger(LOGGER_NAME)
-    logger.addFilter(waiting)
-    Strategy.start = start  # type: ignore[method-assign]  # Flower has no hook here
-
-    def undo() -> None:
-        Strategy.start = original  # type: ignore[method-assign]  # as above
-        logger.removeFilter(waiting)
-
-    return undo
+    return start
 
 
 def _observed(

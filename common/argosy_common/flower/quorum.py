@@ -270,7 +270,8 @@ class QuorumGrid(GridLayer):
         self.track.answered(node, batch.kind, seconds)
         if batch.cutoff.is_counted(node):
             site, shard = self._units.get(node, ("", ""))
-            raise ShardCounted(device=f"{node:016x}", site=site, shard=shard)
+            by = f"{batch.cutoff.counted_by(node):016x}"
+            raise ShardCounted(device=f"{node:016x}", site=site, shard=shard, by=by)
         taken = accept(reply)
         batch.cutoff.count(node, seconds)
         return taken

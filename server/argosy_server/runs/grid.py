@@ -30,6 +30,7 @@ from argosy_common.flower.messages import MessageDumper, load_message, round_of
 from argosy_common.flower.secure import HOLDER
 from argosy_common.flower.streaming import Accept, as_it_is
 from argosy_common.logs import get_logger
+from argosy_common.straggler.conditions import Condition
 from argosy_common.wire.envelope import new_id
 from argosy_server.runs.holdings import Holdings
 from argosy_server.runs.phases import Phase
@@ -228,6 +229,10 @@ class EdgeGrid(Grid):
         """Return the node ids of the devices that are online, whatever the strategy waits for."""
         return self._port.nodes()
 
+    def conditions(self) -> dict[int, Condition]:
+        """Return what the devices that are online last said of themselves, by node id."""
+        return self._port.conditions()
+
     def _waiting(self, ids: Collection[str]) -> set[str]:
         return {each for each in ids if each in self._sent}
 
@@ -339,6 +344,9 @@ class EdgeGrid(Grid):
             if sent is None:
                 continue
             took, meta = answer.at - sent.at, sent.head.metadata
+            if not answer.facts:
+                self._late.append(Late(meta.message_id, meta.dst_node_id, meta.message_type, None))
+                continue
             self._late.append(Late(meta.message_id, meta.dst_node_id, meta.message_type, took))
             data = sent.phase.late(
                 sent.device, seconds=took, late_s=answer.at - since, error=answer.error, facts=answer.facts

@@ -10,16 +10,19 @@ import contextlib
 import importlib
 import logging
 import os
+import random
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from argosy_common import bundle, ipc, logs
 from argosy_common.blobs import BlobRef, BlobStore
@@ -27,8 +30,12 @@ from argosy_common.clock import SystemClock
 from argosy_common.errors import AppImportFailed, ArgosyError, ProgrammingError, ServerAppFailed
 from argosy_common.flower import compat
 from argosy_common.flower.arrays import write_arrays
+from argosy_common.flower.fedbuff import FedBuff
+from argosy_common.flower.quorum import QuorumGrid
+from argosy_common.flower.selection import SelectionGrid
 from argosy_common.logs import get_logger
-from argosy_common.run_settings import CodecSettings, SecureSettings
+from argosy_common.run_settings import CodecSettings, SecureSettings, StragglerSettings
+from argosy_common.straggler.selectors import get_selector
 from argosy_server.runs.grid import EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort, RunStopped
 
@@ -61,6 +68,8 @@ class Assignment:
     codec: dict[str, Any]
     secure: dict[str, Any]
     """A `SecureSettings`."""
+    straggler: dict[str, Any]
+    """A `StragglerSettings`."""
     fleet: tuple[int, bytes] | None
     """Version and bytes of the operator's fleet list."""
 
@@ -81,6 +90,8 @@ class RunObserver:
         """The grid that is to learn which strategy uses it."""
         self.layer_event = ""
         """Under which name it is told."""
+        self.asynchronous: StragglerSettings | None = None
+        """How updates are taken in without rounds, if they are."""
 
     def starting(self, start: compat.StrategyStart) -> int | None:
         """Tell the daemon what begins; return the operator's number of rounds, if there is one."""
@@ -92,6 +103,19 @@ class RunObserver:
             self.layer.serve(start.traits)
             self._port.event(self.layer_event, **self.layer.described())
         return self._rounds
+
+    def instead(self, strategy: Strategy) -> Strategy:
+        """Return the app's strategy; in an asynchronous run, FedBuff around it."""
+        settings = self.asynchronous
+        if settings is None or isinstance(strategy, FedBuff):
+            return strategy
+        return FedBuff(
+            strategy,
+            buffer=settings.buffer,
+            concurrency=settings.concurrency,
+            staleness=settings.staleness,
+            report=lambda name, data: self._port.event(name, **data),
+        )
 
     def waiting(self, online: int, wanted: int) -> None:  # noqa: ARG002  (the daemon knows who is online)
         """Keep the minimum that the strategy waits for."""
@@ -160,16 +184,45 @@ def _end_orphan() -> None:
 
 
 def _layered(grid: Grid, assignment: Assignment, port: DaemonPort, observer: RunObserver) -> Grid:
-    """Put the layer around the grid that the run asks for, if any.
+    """Put the layers around the grid that the run asks for: who is waited for, what travels, who is asked.
 
     Raises:
-        CodecUnknown, CodecUnsuitable, SecureUnsuitable: it asks for what there is not, or does not go together.
+        CodecUnknown, CodecUnsuitable, SecureUnsuitable, SelectorUnknown, AsyncUnsuitable: it asks for what there is
+            not, or does not go together.
     """
     secure, codec = SecureSettings.from_wire(assignment.secure), CodecSettings.from_wire(assignment.codec)
+    straggler = StragglerSettings.from_wire(assignment.straggler)
+    straggler.require_goes_with(secure)
+    secure.require_alone(codec)
+    if straggler.asynchronous:
+        observer.asynchronous = straggler
+        return _coded(grid, codec, assignment, port, observer) if codec.active else grid
+
+    def report(name: str, data: Mapping[str, object]) -> None:
+        port.event(name, **data)
+
+    quorum = QuorumGrid(grid, settings=straggler, least=_fewest_secure if secure.enabled else _one, report=report)
+    layered: Grid = quorum
     if secure.enabled:
-        secure.require_alone(codec)
-        return _secured(grid, secure, assignment, port, observer)
-    return _coded(grid, codec, assignment, port, observer) if codec.active else grid
+        layered = _secured(quorum, secure, assignment, port, observer)
+    elif codec.active:
+        layered = _coded(quorum, codec, assignment, port, observer)
+    if not straggler.enabled:
+        return layered
+    selector = get_selector(straggler.selector, hear_every=straggler.hear_every)
+    rng = random.Random(assignment.run)  # noqa: S311  (nothing secret: a run's choices can be repeated)
+    return SelectionGrid(layered, quorum, settings=straggler, selector=selector, rng=rng, report=report)
+
+
+def _one(_asked: int) -> int:
+    return 1
+
+
+def _fewest_secure(asked: int) -> int:
+    """Return with how many updates the sum of a group of so many devices may be opened."""
+    from argosy_common.secagg.parameters import FEWEST_CLIENTS, Parameters  # noqa: PLC0415  (numpy, for secure runs)
+
+    return Parameters.of(asked, 65521).n_min if asked >= FEWEST_CLIENTS else asked
 
 
 def _secured(
@@ -222,7 +275,7 @@ def _run(assignment: Assignment, grid: Grid, observer: RunObserver, store: BlobS
         state=RecordDict(),
         run_config=assignment.run_config,
     )
-    compat.observe_strategies(observer)
+    compat.observe_strategies(observer, (Strategy, FedBuff))
     server_app(grid, context)
 
 

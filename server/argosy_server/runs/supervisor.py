@@ -37,7 +37,7 @@ from argosy_common.errors import (
 from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
-from argosy_common.run_settings import FEWEST_SECURE, CodecSettings, SecureSettings
+from argosy_common.run_settings import FEWEST_SECURE, CodecSettings, SecureSettings, StragglerSettings
 from argosy_server.dispatcher import Dispatcher
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.group_commit import GroupCommit
@@ -117,7 +117,8 @@ class RunSupervisor:
     def start(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: Mapping[str, Any]) -> int:
         """Record and start a run of the app in `bundle`; return its number.
 
-        `layers` overrides what the app says: its `codec` may have `up`, `down` and `arrays`, its `secure` be a boolean.
+        `layers` overrides what the app says: its `codec` may have `up`, `down` and `arrays`, its `secure` be a boolean,
+        its `straggler` have the fields of a `StragglerSettings`.
 
         Raises:
             BlobUnknown: the bundle was not uploaded.
@@ -125,6 +126,7 @@ class RunSupervisor:
             AppBundleInvalid, AppDirectoryInvalid: it is not an app.
             RunConfigInvalid: a key or value that the app or [tool.argosy] does not know.
             SecureUnsuitable, SecureTooFewDevices: it cannot be secure, with these codecs or this fleet.
+            AsyncUnsuitable: it cannot be both secure and asynchronous.
         """
         if not self._blobs.has(bundle.digest):
             raise BlobUnknown(peer="the coordinator", digest=bundle.hex)
@@ -163,15 +165,18 @@ class RunSupervisor:
             up=codec.get("up"), down=codec.get("down"), arrays=codec.get("arrays", ())
         )
         secure = SecureSettings.from_table(manifest.argosy).overridden(layers.get("secure"))
+        straggler = StragglerSettings.from_table(manifest.argosy).overridden(layers.get("straggler") or {})
+        straggler.require_goes_with(secure)
+        told = {"codec": codecs.to_wire(), **({"straggler": straggler.to_wire()} if straggler.enabled else {})}
         if not secure.enabled:
-            return {"codec": codecs.to_wire()}
+            return told
         secure.require_alone(codecs)
         enrolled = sum(row.state is DeviceState.ENROLLED for row in self._store.devices.list())
         if enrolled < FEWEST_SECURE:
             raise SecureTooFewDevices(needed=FEWEST_SECURE, what="enrolled devices", found=enrolled)
         installed = self._fleet_lists.installed()
         fleet = None if installed is None else installed.fleet.version
-        return {"codec": codecs.to_wire(), "secure": {**secure.to_wire(), "fleet": fleet}}
+        return {**told, "secure": {**secure.to_wire(), "fleet": fleet}}
 
     def _never_began(self, run: int, error: ArgosyError) -> None:
         """Call a run failed that could not be started; on a thread, since whoever wanted it is told at once."""
@@ -326,6 +331,7 @@ class RunSupervisor:
                         "check_arrays": self._settings.check_arrays,
                     },
                     "codec": row.options["codec"],
+                    "straggler": row.options.get("straggler", {}),
                     **self._secure(row),
                 }
             )
@@ -365,6 +371,8 @@ class RunSupervisor:
         op = message["op"]
         if op == "nodes":
             active.channel.send({"op": "nodes", "ids": [int(device, 16) for device in self._registry.online()]})
+        elif op == "conditions":
+            active.channel.send({"op": "conditions", "of": self._registry.conditions()})
         elif op == "push":
             self._push(active, message["messages"])
         elif op == "give-up":

@@ -83,6 +83,9 @@ class Notes:
         self.told.append(("starting", start))
         return self.rounds
 
+    def instead(self, strategy: Strategy) -> Strategy:
+        return strategy
+
     def waiting(self, online: int, wanted: int) -> None:
         self.told.append(("waiting", online, wanted))
         raise TooFewDevices(wanted=wanted, online=online)

@@ -16,6 +16,8 @@ from argosy_common.bundle import pack
 from argosy_common.clock import SystemClock
 from argosy_common.errors import ServerAppFailed
 from argosy_common.link import Link, LinkSettings
+from argosy_common.straggler.conditions import UNKNOWN, Condition
+from argosy_common.wire.bodies import Birth, Heartbeat
 from argosy_server.dispatcher import Dispatcher
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
@@ -39,7 +41,10 @@ def server(grid, context):
         with open("child", "w") as stream:
             stream.write(str(child))
     elif way == "release":
-        grid._port.release([bytes.fromhex(context.run_config["digest"])])
+        grid._grid._port.release([bytes.fromhex(context.run_config["digest"])])
+    elif way == "conditions":
+        with open("conditions", "w") as stream:
+            stream.write(repr(grid.conditions()))
     elif way == "hang":
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -152,6 +157,18 @@ def test_what_an_earlier_run_left_as_its_model_stays_when_a_later_run_is_done_wi
     assert ended(store, runs.start(bundle, None, {"way": "release", "digest": bundle.hex}, {})) == "finished"
     assert blobs.has(model.digest)
     assert blobs.has(bundle.digest)
+
+
+def test_a_run_is_told_how_its_devices_are(runs: RunSupervisor, store: Store, bundle: BlobRef) -> None:
+    birth = Birth(boot="11" * 16, session=1, name="pi", version="1", python="3.11", machine="aarch64")
+    there = birth.model_copy(update={"site": "hall", "shard": "3"})
+    runs._registry.born(f"{2**63 + 7:016x}", there)
+    runs._registry.beat(f"{2**63 + 7:016x}", Heartbeat(battery=0.25, throttled=False))
+    runs._registry.born(f"{9:016x}", birth)
+    run = runs.start(bundle, None, {"way": "conditions"}, {})
+    assert ended(store, run) == "finished"
+    known = {2**63 + 7: Condition(battery=0.25, throttled=False, site="hall", shard="3"), 9: UNKNOWN}
+    assert (runs.folder(run) / "conditions").read_text() == repr(known)
 
 
 def test_a_run_whose_process_hangs_with_full_ears_is_stopped(

@@ -46,6 +46,10 @@ class NewRun(BaseModel):
     codec: CodecFlags = CodecFlags()
     secure: bool | None = None
     """Whether to aggregate securely; null: as the app says."""
+    straggler: Annotated[
+        dict[Key, bool | int | float | Annotated[str, Field(max_length=128)]], Field(max_length=32)
+    ] = {}
+    """What the run does about slow devices, over what the app says; see `StragglerSettings`."""
 
 
 @router.put("/bundles", status_code=201)
@@ -69,10 +73,15 @@ def start_run(wanted: NewRun, context: Context, caller: Caller) -> View:
     bundle = BlobRef(bytes.fromhex(wanted.bundle), wanted.size)
     if not port.blobs.has(bundle.digest):
         raise BlobUnknown(peer="The coordinator", digest=wanted.bundle[:12])
-    layers = {"codec": wanted.codec.model_dump(exclude_none=True), "secure": wanted.secure}
+    layers = {
+        "codec": wanted.codec.model_dump(exclude_none=True),
+        "secure": wanted.secure,
+        "straggler": wanted.straggler,
+    }
     run = port.start_run(bundle, wanted.rounds, wanted.config, layers)
     port.store.audit.write(caller, "run.start", f"run {run}", bundle=wanted.bundle, config=wanted.config, **layers)
-    return {"run": run, "secure": port.store.runs.get(run).options.get("secure")}
+    options = port.store.runs.get(run).options
+    return {"run": run, **{name: options.get(name) for name in ("secure", "straggler")}}
 
 
 @router.get("/runs")

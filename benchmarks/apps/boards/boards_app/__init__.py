@@ -1,0 +1,1 @@
+"""The app of benchmarks/straggler and of the system tests on slow boards; numpy alone, milliseconds a training."""

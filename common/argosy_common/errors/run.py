@@ -35,6 +35,16 @@ class RunNotFound(ArgosyError):
     remedy = "`argosy run list` shows them."
 
 
+class RoundNotFound(ArgosyError):
+    """A run has no round of that number."""
+
+    code = "round-not-found"
+    exit_code = 97
+    fault = Fault.OPERATOR
+    template = "Run {run} has no round {round}."
+    remedy = "Rounds that it has: {known}."
+
+
 class TooFewDevices(ArgosyError):
     """The strategy wants more devices than are there."""
 

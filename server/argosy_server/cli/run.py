@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,11 @@ import typer
 from rich.text import Text
 
 from argosy_common.clock import SystemClock
-from argosy_common.errors import RunNotFound
 from argosy_server.cli import words
-from argosy_server.cli.client import AdminClient, Data
+from argosy_server.cli.client import Data
 from argosy_server.cli.codecs import CodecArraysOption, CodecDownOption, CodecOption, codec_request
 from argosy_server.cli.configuration import ConfigOption, parse_config
+from argosy_server.cli.explain import EXPLAIN_EXAMPLES, explain
 from argosy_server.cli.options import (
     JsonOption,
     LatestRunArgument,
@@ -23,9 +24,20 @@ from argosy_server.cli.options import (
     connect,
     examples,
 )
+from argosy_server.cli.plan import PLAN_EXAMPLES, plan
 from argosy_server.cli.secure import SecureOption, secure_request
+from argosy_server.cli.straggler import (
+    AsyncOption,
+    DeadlineOption,
+    OverSelectOption,
+    QuorumOption,
+    SelectorOption,
+    StragglerOption,
+    straggler_request,
+    straggler_text,
+)
 from argosy_server.cli.terminal import print_json, print_json_line, say, stdout, table
-from argosy_server.cli.watch.follow import all_events
+from argosy_server.cli.watch.follow import all_events, latest
 from argosy_server.cli.watch.progress import RunProgress, group_failures
 from argosy_server.cli.watch.rounds import Round
 from argosy_server.cli.watch.session import device_names, watch_run
@@ -33,6 +45,7 @@ from argosy_server.cli.watch.view import STATUS_STYLE
 from argosy_server.cli.words import clean
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Start, watch, list, show and stop runs.")
+app.command("plan", epilog=PLAN_EXAMPLES)(plan)
 
 LOG_WAIT_S = 20.0
 
@@ -45,6 +58,9 @@ LOG_WAIT_S = 20.0
         "argosy run start examples/har --codec eden:2 --codec-down eden:4",
         "argosy run start my-app --codec eden:2 --codec-arrays 'embedding.*=fp16'",
         "argosy run start examples/har --secure",
+        "argosy run start examples/har --straggler",
+        "argosy run start examples/har --quorum 0.9 --deadline 60 --selector ready",
+        "argosy run start examples/har --async",
         "run=$(argosy run start examples/har)",
     ),
 )
@@ -61,6 +77,12 @@ def start(
     codec_down: CodecDownOption = None,
     codec_arrays: CodecArraysOption = None,
     secure: SecureOption = None,
+    straggler: StragglerOption = None,
+    quorum: QuorumOption = None,
+    deadline: DeadlineOption = None,
+    over_select: OverSelectOption = None,
+    selector: SelectorOption = None,
+    asynchronous: AsyncOption = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it; Ctrl-C leaves it going.")] = False,
     socket: SocketOption = None,
     json: JsonOption = False,
@@ -72,12 +94,21 @@ def start(
     manifest = AppManifest.read(app_dir)
     fuse_config(manifest.config, overrides)  # a misspelt key is told before anything is sent
     codecs = codec_request(manifest.argosy, up=codec, down=codec_down, arrays=codec_arrays or [])
-    secure_request(manifest.argosy, codecs, secure=secure)
+    stragglers = straggler_request(
+        manifest.argosy,
+        straggler=straggler,
+        quorum=quorum,
+        deadline=deadline,
+        over_select=over_select,
+        selector=selector,
+        asynchronous=asynchronous,
+        secure=secure_request(manifest.argosy, codecs, secure=secure),
+    )
     bundle = pack(app_dir)
     with connect(socket) as api:
         sent = api.put("/bundles", bundle)
         body: Data = {"bundle": sent["digest"], "size": sent["size"], "rounds": rounds, "config": overrides}
-        body["codec"], body["secure"] = codecs, secure
+        body["codec"], body["secure"], body["straggler"] = codecs, secure, stragglers
         made = api.post("/runs", body)
         run = int(made["run"])
         if json:
@@ -89,6 +120,8 @@ def start(
             stdout().print(started)
         if made.get("secure") and not json:
             say(words.secure_text(made["secure"]))
+        if made.get("straggler") and not json:
+            say(straggler_text(made["straggler"]))
         if watch:
             watch_run(api, run, json=json)
         else:
@@ -175,6 +208,7 @@ def _rounds_json(progress: RunProgress) -> list[Data]:
                 "sent": phase.sent,
                 "replied": phase.replied,
                 "failed": phase.failed,
+                **({"late": len(phase.late)} if phase.late else {}),
                 "seconds": phase.seconds,
                 "bytes_up": phase.bytes_up,
                 "bytes_down": phase.bytes_down,
@@ -189,6 +223,7 @@ def _rounds_json(progress: RunProgress) -> list[Data]:
             "round": one.number,
             "phases": phases,
             "central": one.central,
+            **({"step": asdict(one.step)} if one.step else {}),
             "bytes_up_a_device": round(one.up_a_device),
             "bytes_down_a_device": round(one.down_a_device),
             "ratio_up": one.ratio_up,
@@ -211,6 +246,9 @@ def _errors_json(progress: RunProgress, names: dict[str, str]) -> list[Data]:
         }
         for one, rounds in group_failures(progress.failures)
     ]
+
+
+app.command("explain", epilog=EXPLAIN_EXAMPLES)(explain)
 
 
 @app.command("stop", epilog=examples("argosy run stop 7"))
@@ -246,15 +284,3 @@ def logs(
                     return
         except KeyboardInterrupt:
             say(f"\nRun {number} goes on.")
-
-
-def latest(api: AdminClient) -> int:
-    """Return the number of the latest run.
-
-    Raises:
-        RunNotFound: there is none yet.
-    """
-    runs = api.get("/runs")["runs"]
-    if not runs:
-        raise RunNotFound(run="at all yet")
-    return int(runs[-1]["run"])

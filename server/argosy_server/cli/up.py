@@ -15,6 +15,15 @@ from argosy_server.cli.codecs import CodecArraysOption, CodecDownOption, CodecOp
 from argosy_server.cli.configuration import ConfigOption, parse_config
 from argosy_server.cli.options import examples
 from argosy_server.cli.secure import SecureOption, secure_request
+from argosy_server.cli.straggler import (
+    AsyncOption,
+    DeadlineOption,
+    OverSelectOption,
+    QuorumOption,
+    SelectorOption,
+    StragglerOption,
+    straggler_request,
+)
 from argosy_server.cli.terminal import say
 from argosy_server.cli.watch import watch_run
 from argosy_server.local_fleet import LocalDevice, LocalFleet, ends_cleanly
@@ -40,6 +49,12 @@ def up(
     codec_down: CodecDownOption = None,
     codec_arrays: CodecArraysOption = None,
     secure: SecureOption = None,
+    straggler: StragglerOption = None,
+    quorum: QuorumOption = None,
+    deadline: DeadlineOption = None,
+    over_select: OverSelectOption = None,
+    selector: SelectorOption = None,
+    asynchronous: AsyncOption = None,
     state_dir: Annotated[
         Path | None, typer.Option(help="Where everything is kept.", show_default="a folder that is removed at the end")
     ] = None,
@@ -50,11 +65,20 @@ def up(
 
     They talk over TLS on loopback, each device with its own certificate. Ctrl-C stops them all.
     """
-    codecs = None
+    codecs, stragglers = None, None
     if app is not None:
         table = AppManifest.read(app).argosy
         codecs = codec_request(table, up=codec, down=codec_down, arrays=codec_arrays or [])
-        secure_request(table, codecs, secure=secure)
+        stragglers = straggler_request(
+            table,
+            straggler=straggler,
+            quorum=quorum,
+            deadline=deadline,
+            over_select=over_select,
+            selector=selector,
+            asynchronous=asynchronous,
+            secure=secure_request(table, codecs, secure=secure),
+        )
     folder = state_dir or Path(tempfile.mkdtemp(prefix="argosy-up-"))
     fleet = LocalFleet(folder, numbered(devices), settings={"site": site})
     try:
@@ -62,7 +86,14 @@ def up(
             fleet.start(say)
             say(f"{devices} devices are online. Other commands reach this fleet with --socket {fleet.socket}")
             if app is not None:
-                run = fleet.run(app, rounds=rounds, config=parse_config(config or []), codec=codecs, secure=secure)
+                run = fleet.run(
+                    app,
+                    rounds=rounds,
+                    config=parse_config(config or []),
+                    codec=codecs,
+                    secure=secure,
+                    straggler=stragglers,
+                )
                 with fleet.client() as api:
                     watch_run(api, run, json=False, ends_with_us=True)
             if keep or app is None:

@@ -14,6 +14,7 @@ from typing import Any
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import SystemClock
 from argosy_common.errors import TooFewDevices
+from argosy_common.run_settings import StragglerSettings
 from argosy_common.secure_ledger import Ledger
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.store import DeviceRow, DeviceState, RunStatus, Store
@@ -117,6 +118,9 @@ class RowsCoordinator:
         options: dict[str, object] = {"rounds": rounds, "codec": layers["codec"]}
         if layers.get("secure"):
             options["secure"] = {"enabled": True, "fleet": None}
+        straggler = StragglerSettings().overridden(layers.get("straggler") or {})
+        if straggler.enabled:
+            options["straggler"] = straggler.to_wire()
         if self.refuse_runs:
             raise TooFewDevices(wanted=3, online=1, waited=60, devices="attic")
         return self._create(bundle, dict(config), options)

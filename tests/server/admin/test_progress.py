@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, ConsoleDimensions
 
-from argosy_common.errors import WorkerDied
+from argosy_common.errors import CutOff, ShardCounted, WorkerDied
 from argosy_server.cli.watch.plain import has_line, line
 from argosy_server.cli.watch.progress import RunProgress, headline
-from argosy_server.cli.watch.view import RunView, devices_table
+from argosy_server.cli.watch.view import RunView, devices_table, rounds_table
 
 AT = "2026-03-01T12:00:00+00:00"
 NOW = datetime(2026, 3, 1, 12, 1, tzinfo=UTC)
@@ -107,6 +107,11 @@ FACTS = st.dictionaries(
                     "secure-group",
                     "secure-refused",
                     "secure-failed",
+                    "selection",
+                    "phase-settled",
+                    "device-late",
+                    "async-step",
+                    "async-evaluation",
                     "central",
                     "new-one",
                 ]
@@ -240,3 +245,142 @@ def test_a_long_error_takes_no_column_away(width: int) -> None:
         assert all(cell in told for told in lines[1:])
     assert all(("HTTPS+MQTT" in told) == (width >= 100) for told in lines[1:])
     assert ("update-not" in lines[1]) == (width >= 90)
+
+
+# --- devices that a round did without
+
+
+CUT = CutOff(device="d", seconds=4.1).to_wire()
+SHARD = ShardCounted(device="c", shard="2", site="line-3").to_wire()
+TRAIN: dict[str, Any] = {"round": 1, "phase": "train"}
+
+
+def cut_short() -> Told:
+    """A round of four, of which one is cut off, and one's shard was counted already."""
+    told = started().tell("selection", **TRAIN, asked=["a", "b", "c", "d"], spared={"e": {"code": "busy", "why": ""}})
+    told.tell("phase-started", **TRAIN, devices=["a", "b", "c", "d"])
+    told.tell("device-reply", **TRAIN, device="a", bytes_up=1000)
+    told.tell("device-reply", **TRAIN, device="b", error=WorkerDied(why="SIGKILL").to_wire())
+    told.tell("device-reply", **TRAIN, device="c", error=SHARD)
+    return told.tell("device-reply", **TRAIN, device="d", seconds=4.1, error=CUT)
+
+
+def printed(drawable: Any, width: int = 100) -> str:  # noqa: ANN401  (anything that rich can draw)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(drawable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_whom_a_round_did_without_is_late_and_has_not_failed() -> None:
+    told = cut_short()
+    phase = told.run.rounds[1].phases["train"]
+    assert (phase.sent, phase.replied, phase.failed, phase.late) == (4, 1, 1, {"c", "d"})
+    assert [one.code for one in told.run.failures] == ["worker-died"]
+    assert told.run.fraction() == pytest.approx(0.7 / 4)
+    view = RunView(told.run)
+    view.now = NOW
+    assert "1 of 4 answered, 1 failed, 2 late" in printed(view.drawn(ConsoleDimensions(100, 40)))
+    assert "1/4 2 late" in printed(rounds_table(told.run))
+
+
+@pytest.mark.parametrize("failed", [1, 3])
+def test_the_late_are_apart_from_the_failed_whether_the_coordinator_counts_them_together_or_not(failed: int) -> None:
+    data = {**TRAIN, "seconds": 4.1, "sent": 4, "replied": 1, "failed": failed}
+    told = cut_short().tell("phase-finished", **data)
+    phase = told.run.rounds[1].phases["train"]
+    assert (phase.replied, phase.failed, len(phase.late)) == (1, 1, 2)
+    event = {"name": "phase-finished", "at": AT, "data": data}
+    assert "1 of 4 replied, 1 failed, 2 late, up" in line(event, str, told.run)
+
+
+def test_what_settles_a_phase_and_what_comes_after_it_leave_the_progress_as_it_is() -> None:
+    told = cut_short().tell("phase-finished", **TRAIN, seconds=4.1, sent=4, replied=1, failed=3)
+    told.tell("phase-settled", **TRAIN, how="deadline", seconds=4.1, counted={"a": 1.0})
+    before = (told.run.current, told.run.fraction(), told.run.rounds[1].bytes_up)
+    told.tell("device-late", **TRAIN, device="d", seconds=9.0, late_s=4.9, bytes_up=1000, error=None)
+    phase = told.run.rounds[1].phases["train"]
+    assert (phase.replied, phase.failed, phase.late) == (1, 1, {"c", "d"})
+    assert (told.run.current, told.run.fraction(), told.run.rounds[1].bytes_up) == before
+
+
+def test_lines_tell_the_late_in_words() -> None:
+    def told(name: str, **data: object) -> str:
+        return line({"name": name, "at": AT, "data": {**TRAIN, **data}}, str).split("  ", 1)[1]
+
+    assert told("device-reply", device="d", seconds=4.1, error=CUT) == (
+        "round 1 train d did not count: it had not answered after 4.10 s"
+    )
+    assert told("device-reply", device="c", seconds=1.0, error=SHARD) == (
+        "round 1 train c did not count: shard 2 of site line-3 was counted already, by another board"
+    )
+    assert told("device-late", device="d", late_s=4.9, error=None) == "round 1 train d replied 4.90 s too late"
+    died = WorkerDied(why="SIGKILL").to_wire()
+    assert told("device-late", device="d", late_s=4.9, error=died).endswith(
+        "d failed 4.90 s after its end: worker-died"
+    )
+    assert not has_line({"name": "selection", "data": TRAIN})
+    assert not has_line({"name": "phase-settled", "data": TRAIN})
+
+
+def test_who_is_cut_off_when_asked_again_is_late() -> None:
+    told = exchange(started(), ["a", "d"]).tell("phase-started", **TRAIN, devices=["d"])
+    told.tell("device-reply", **TRAIN, device="d", error=CUT)
+    told.tell("phase-finished", **TRAIN, seconds=1.0, sent=1, replied=0, failed=1)
+    phase = told.run.rounds[1].phases["train"]
+    assert (phase.sent, phase.replied, phase.failed, phase.late) == (2, 1, 0, {"d"})
+
+
+def test_a_device_that_was_cut_off_is_not_crossed_out() -> None:
+    rows = [{"device": "d", "doing": "idle", "error": CUT}, {"device": "b", "doing": "idle", "error": {"code": "x"}}]
+    late, failed = sorted(printed(devices_table(rows, most=9)).splitlines()[1:], key=lambda one: "✗" in one)
+    assert late.startswith("d")
+    assert "○ idle" in late
+    assert failed.startswith("b")
+
+
+# --- asynchronous runs
+
+
+def test_an_asynchronous_run_is_told_by_its_steps() -> None:
+    told = started()
+    for device in ("a", "b", "c"):
+        told.tell("phase-started", round=1, phase="train", devices=[device])
+    assert told.run.rounds[1].phases["train"].devices == ("a", "b", "c")
+    for device in ("a", "b"):
+        told.tell("device-reply", round=1, phase="train", device=device, bytes_up=1000, bytes_down=2000)
+    updates = [{"device": "a", "staleness": 0, "weight": 1.0}, {"device": "b", "staleness": 1, "weight": 0.7}]
+    told.tell("async-step", round=1, updates=updates, seconds=2.5)
+    told.tell("phase-started", round=2, phase="train", devices=["a"])
+    one = told.run.rounds[1]
+    assert one.step is not None
+    assert (one.step.updates, one.step.staleness, one.seconds) == (2, 0.5, 2.5)
+    assert told.run.fraction() == 0.25
+    assert told.run.busy == {"a", "c"}
+    head, *rows = printed(rounds_table(told.run)).splitlines()
+    assert head.split() == ["step", "updates", "staleness", "up/dev", "down/dev", "time"]
+    assert rows[0].split() == ["1", "2", "0.5", "1.00", "kB", "2.00", "kB", "2.50", "s"]
+    assert rows[1].split()[0] == "2"
+    view = RunView(told.run)
+    view.now = NOW
+    assert "step 1 of 4 · 2 devices at work" in printed(view.drawn(ConsoleDimensions(100, 40)))
+    event = {"name": "async-step", "at": AT, "data": {"round": 1, "updates": updates, "seconds": 2.5}}
+    assert line(event, str).endswith("step 1 made of 2 updates, 0.5 steps old on average, in 2.50 s")
+    told.tell("async-evaluation", round=1, metrics={"accuracy": 0.5}, devices=2)
+    assert told.run.rounds[1].metrics("evaluate") == {"accuracy": 0.5}
+    event = {"name": "async-evaluation", "at": AT, "data": {"round": 1, "metrics": {"accuracy": 0.5}, "devices": 2}}
+    assert line(event, str).endswith("step 1 evaluated by 2 devices, accuracy 0.5000")
+
+
+def test_the_bar_of_an_asynchronous_run_never_goes_back() -> None:
+    told = started()
+    seen = [told.run.fraction()]
+    for made in (1, 2, 3, 4):
+        for device in ("a", "b"):
+            told.tell("phase-started", round=made, phase="train", devices=[device])
+            told.tell("device-reply", round=made, phase="train", device=device)
+            seen.append(told.run.fraction())
+        told.tell("async-step", round=made, updates=[{"device": "a", "staleness": 0}], seconds=1.0)
+        seen.append(told.run.fraction())
+    assert seen == sorted(seen, key=lambda fraction: fraction or 0.0)
+    assert seen[-1] == 1.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from argosy_common.backoff import Backoff
 from argosy_common.clock import Clock
-from argosy_common.errors import CoordinatorUnreachable
+from argosy_common.errors import CoordinatorUnreachable, RunNotFound
 from argosy_server.cli.client import AdminClient, Data
 
 PAGE = 500
@@ -110,3 +110,15 @@ def all_events(api: AdminClient, run: int) -> list[Data]:
         events += page
         if len(page) < PAGE:
             return events
+
+
+def latest(api: AdminClient) -> int:
+    """Return the number of the latest run.
+
+    Raises:
+        RunNotFound: there is none yet.
+    """
+    runs = api.get("/runs")["runs"]
+    if not runs:
+        raise RunNotFound(run="at all yet")
+    return int(runs[-1]["run"])

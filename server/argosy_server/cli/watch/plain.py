@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from argosy_server.cli.watch.progress import RunProgress
-from argosy_server.cli.watch.rounds import numbers, ratios
+from argosy_server.cli.watch.reasons import not_counted
+from argosy_server.cli.watch.rounds import NOT_FAILURES, Phase, Step, numbers, ratios
 from argosy_server.cli.watch.secure import outcome, summed
 from argosy_server.cli.words import clean, codec_text, count, duration, local_time, number, secure_text, size, times
 
@@ -15,18 +16,28 @@ NameOf = Callable[[str], str]
 
 
 def has_line(event: Data) -> bool:
-    """Whether an event is worth a line: not that a phase had no arrays, as queries and evaluations mostly have none."""
+    """Whether an event is worth a line.
+
+    Not that a phase had no arrays, as queries and evaluations mostly have none; nor whom it asked and how it settled:
+    `argosy run explain` has that.
+    """
     data: Data = event["data"]
-    return event["name"] != "phase-compressed" or bool(data.get("fp32_up") or data.get("fp32_down"))
+    if event["name"] == "phase-compressed":
+        return bool(data.get("fp32_up") or data.get("fp32_down"))
+    return event["name"] not in {"selection", "phase-settled"}
 
 
 def line(event: Data, name_of: NameOf, progress: RunProgress | None = None) -> str:
     """Return an event as a line with its local time; one of an unknown name is told by its name and data.
 
-    With the `progress` of the run up to this event, it tells as well how many times fewer bytes a codec makes them.
+    With the `progress` of the run up to this event, it tells as well how many times fewer bytes a codec makes them, and
+    who was late apart from who failed.
     """
     tell = _TELL.get(str(event["name"]))
     data: Data = event["data"]
+    phase = _phase_of(data, progress) if event["name"] == "phase-finished" else None
+    if phase is not None and phase.late_now:
+        data = {**data, "failed": phase.failed_of(int(data.get("failed") or 0)), "late": phase.late_now}
     told = tell(data, name_of) if tell else f"{event['name']} {clean(dict(data))}"
     if event["name"] == "phase-compressed" and progress is not None:
         told += _fewer(data, progress)
@@ -55,6 +66,8 @@ def _reply(data: Data, name_of: NameOf) -> str:
     who = clean(name_of(str(data.get("device", "?"))))
     if data.get("error"):
         error: Data = data["error"]
+        if error.get("code") in NOT_FAILURES:
+            return f"{_where(data)} {who} did not count: {not_counted(data, name_of)}"
         return f"{_where(data)} {who} failed: {error.get('code')}: {clean(error.get('message', ''))}"
     via = f" by {clean(data['via']).upper()}" if data.get("via") else ""
     return (
@@ -63,8 +76,29 @@ def _reply(data: Data, name_of: NameOf) -> str:
     )
 
 
+def _late(data: Data, name_of: NameOf) -> str:
+    who, after = clean(name_of(str(data.get("device", "?")))), duration(data.get("late_s"))
+    error: Data = data.get("error") or {}
+    if error:
+        return f"{_where(data)} {who} failed {after} after its end: {clean(error.get('code', '?'))}"
+    return f"{_where(data)} {who} replied {after} too late"
+
+
+def _async_step(data: Data, _: NameOf) -> str:
+    step = Step.of(data)
+    old = f", {step.staleness:.1f} steps old on average" if step.staleness is not None else ""
+    return (
+        f"step {data.get('round')} made of {count(step.updates, 'update')}{old}, in {duration(step.seconds)}"
+        f"{_metrics(data)}"
+    )
+
+
+def _async_evaluation(data: Data, _: NameOf) -> str:
+    return f"step {data.get('round')} evaluated by {count(int(data.get('devices') or 0), 'device')}{_metrics(data)}"
+
+
 def _phase_finished(data: Data, _: NameOf) -> str:
-    failed = f", {data['failed']} failed" if data.get("failed") else ""
+    failed = "".join(f", {data[what]} {what}" for what in ("failed", "late") if data.get(what))
     return (
         f"{_where(data)} finished in {duration(data.get('seconds'))}: {data.get('replied')} of {data.get('sent')} "
         f"replied{failed}{_metrics(data)}, up {size(data.get('bytes_up'))}, down {size(data.get('bytes_down'))}"
@@ -87,11 +121,15 @@ def _compressed(data: Data, _: NameOf) -> str:
 
 def _fewer(data: Data, progress: RunProgress) -> str:
     """Say how many times fewer bytes this phase took; for a phase in several exchanges, all of them together."""
-    one = progress.rounds.get(int(data.get("round") or 0))
-    phase = one.phases.get(str(data.get("phase"))) if one else None
+    phase = _phase_of(data, progress)
     known = zip(("up", "down"), ratios([phase]) if phase else (), strict=False)
     told = ", ".join(f"{times(ratio)}× {way}" for way, ratio in known if ratio)
     return f"; fewer bytes: {told}" if told else ""
+
+
+def _phase_of(data: Data, progress: RunProgress | None) -> Phase | None:
+    one = progress.rounds.get(int(data.get("round") or 0)) if progress else None
+    return one.phases.get(str(data.get("phase"))) if one else None
 
 
 def _codec(data: Data, _: NameOf) -> str:
@@ -143,7 +181,10 @@ _TELL: dict[str, Callable[[Data, NameOf], str]] = {
     "waiting-for-devices": _waiting,
     "phase-started": _phase_started,
     "device-reply": _reply,
+    "device-late": _late,
     "phase-finished": _phase_finished,
+    "async-step": _async_step,
+    "async-evaluation": _async_evaluation,
     "phase-compressed": _compressed,
     "codec": _codec,
     "secure": _secure,

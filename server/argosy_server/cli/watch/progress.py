@@ -10,7 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from argosy_server.cli.watch.rounds import Failure, Past, Phase, Round, merged, numbers, ratios, weight_of
+from argosy_server.cli.watch.rounds import (
+    NOT_FAILURES,
+    Failure,
+    Past,
+    Phase,
+    Round,
+    Step,
+    merged,
+    numbers,
+    ratios,
+    weight_of,
+)
 from argosy_server.cli.watch.secure import summed
 from argosy_server.cli.words import parse_time
 
@@ -45,6 +56,10 @@ class RunProgress:
         """How many replies fetched large blobs by which way: `https`, `mqtt`."""
         self.rounds: dict[int, Round] = {}
         self.failures: list[Failure] = []
+        self.steps: int | None = None
+        """The newest step of an asynchronous run; None in one with rounds."""
+        self.busy: set[str] = set()
+        """The devices that owe an answer."""
         self.last_seq = 0
 
     @property
@@ -93,12 +108,14 @@ class RunProgress:
             return 1.0
         if not self.total:
             return None
+        if self.steps is not None:
+            return min(1.0, self.steps / self.total)
         if self.current is None:
             return 0.0
         number, name = self.current
         begins, share = PHASE_SHARE.get(name, (0.0, 0.0))
         phase = self.rounds[number].phases.get(name) if number in self.rounds else None
-        answered = (phase.replied + phase.failed) / phase.sent if phase and phase.sent else 0.0
+        answered = (phase.replied + phase.failed + len(phase.late)) / phase.sent if phase and phase.sent else 0.0
         within = 1.0 if self.rounds[number].central else begins + share * (1.0 if phase and phase.done else answered)
         return min(1.0, max(0.0, (number - 1 + within) / self.total))
 
@@ -120,19 +137,18 @@ class RunProgress:
         elif phase.done:
             phase.again(devices)
         else:
-            phase.devices = devices
+            phase.ask(devices)
+        self.busy.update(devices)
         self.current = (_number(data), phase.name)
 
     def _reply(self, data: Data, _: datetime | None) -> None:
         phase = self._phase(data)
         device = str(data.get("device", "?"))
-        now, before = phase.answered, phase.failing
-        if data.get("error"):
-            now, before = before, now
-            self.failures.append(failure(data))
-        now.add(device)
-        before.discard(device)
-        phase.replied, phase.failed = len(phase.answered), len(phase.failing)
+        error = failure(data) if data.get("error") else None
+        phase.answer(device, error=error.code if error else None)
+        if error and error.code not in NOT_FAILURES:
+            self.failures.append(error)
+        self.busy.discard(device)
         if data.get("via"):
             self.ways[str(data["via"])] += 1
         phase.bytes_up += int(data.get("bytes_up") or 0)
@@ -144,7 +160,7 @@ class RunProgress:
         past = phase.past or Past()
         if phase.past is None:
             phase.replied = int(data.get("replied", phase.replied))
-            phase.failed = int(data.get("failed", phase.failed))
+            phase.failed = phase.failed_of(int(data.get("failed", phase.failed)))
         seconds = data.get("seconds")
         phase.seconds = past.seconds + seconds if seconds is not None else phase.seconds
         phase.bytes_up = past.bytes_up + int(data.get("bytes_up") or phase.bytes_up - past.bytes_up)
@@ -184,6 +200,14 @@ class RunProgress:
     def _secure_failed(self, data: Data, _: datetime | None) -> None:
         self.failures.append(failure({**data, "device": ALL_DEVICES}))
 
+    def _step(self, data: Data, _: datetime | None) -> None:
+        self.steps = _number(data)
+        self._round(data).step = Step.of(data)
+
+    def _evaluated(self, data: Data, _: datetime | None) -> None:
+        phase = self._phase({**data, "phase": "evaluate"})
+        phase.done, phase.metrics = True, numbers(data.get("metrics"))
+
     def _central(self, data: Data, _: datetime | None) -> None:
         self._round(data).central = numbers(data.get("metrics"))
 
@@ -194,6 +218,7 @@ class RunProgress:
         self.final_model = data.get("final_model")
         self.finished_at = at
         self.waiting = None
+        self.busy.clear()
 
     def _round(self, data: Data) -> Round:
         number = _number(data)
@@ -220,6 +245,8 @@ _STEPS = {
     "secure-group": RunProgress._secure_group,
     "secure-refused": RunProgress._secure_refused,
     "secure-failed": RunProgress._secure_failed,
+    "async-step": RunProgress._step,
+    "async-evaluation": RunProgress._evaluated,
     "central": RunProgress._central,
     "run-finished": RunProgress._finished,
 }

@@ -8,6 +8,9 @@ from typing import Any
 
 Data = Mapping[str, Any]
 
+NOT_FAILURES = frozenset({"cut-off", "shard-counted"})
+"""Codes of answers that a round did without: they count as late, and as nobody's error."""
+
 _NOT_METRICS = frozenset({"num-examples", "num_examples"})
 
 
@@ -22,6 +25,8 @@ class Past:
     weight: float = 0.0
     groups: int = 0
     """How many groups were summed up by then."""
+    late: int = 0
+    """How many devices were not waited for by then."""
 
 
 @dataclass
@@ -51,13 +56,36 @@ class Phase:
     answered: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
     """The devices whose last answer was an error."""
+    late: set[str] = field(default_factory=set)
+    """The devices that were not waited for, or whose shard another board had answered for."""
 
     def again(self, devices: Iterable[str]) -> None:
         """Begin one more exchange, with some of the devices."""
         seconds, groups = self.seconds or 0.0, len(self.groups)
-        self.past = Past(self.bytes_up, self.bytes_down, seconds, self.metrics, self.weight, groups)
-        self.devices = tuple(dict.fromkeys([*self.devices, *devices]))
+        self.past = Past(self.bytes_up, self.bytes_down, seconds, self.metrics, self.weight, groups, len(self.late))
+        self.ask(devices)
         self.done = False
+
+    def ask(self, devices: Iterable[str]) -> None:
+        """Add devices to the exchange at hand: an asynchronous run asks one after the other."""
+        self.devices = tuple(dict.fromkeys([*self.devices, *devices]))
+
+    def answer(self, device: str, *, error: str | None) -> None:
+        """Count a device's latest answer under what it is; `error` is the code of its error."""
+        now = self.answered if error is None else self.late if error in NOT_FAILURES else self.failing
+        for others in (self.answered, self.failing, self.late):
+            others.discard(device)
+        now.add(device)
+        self.replied, self.failed = len(self.answered), len(self.failing)
+
+    def failed_of(self, told: int) -> int:
+        """Return how many failed in the exchange at hand; the coordinator, which `told`, counts the late with them."""
+        return max(0 if self.past else len(self.failing), told - self.late_now)
+
+    @property
+    def late_now(self) -> int:
+        """How many were late in the exchange at hand."""
+        return len(self.late) - (self.past.late if self.past else 0)
 
     @property
     def latest_groups(self) -> list[Data]:
@@ -72,16 +100,41 @@ class Phase:
     @property
     def sent(self) -> int:
         """How many devices were asked."""
-        return max(len(self.devices), self.replied + self.failed)
+        return max(len(self.devices), self.replied + self.failed + len(self.late))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of an asynchronous run was made of."""
+
+    updates: int
+    staleness: float | None
+    """How many steps old its updates were on average."""
+    seconds: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: Data) -> Step:
+        """Read an `async-step`."""
+        updates = [update for update in data.get("updates") or () if isinstance(update, Mapping)]
+        old = [float(update["staleness"]) for update in updates if isinstance(update.get("staleness"), int | float)]
+        seconds = data.get("seconds")
+        mean = sum(old) / len(old) if old else None
+        took = float(seconds) if isinstance(seconds, int | float) else None
+        return cls(len(updates), mean, took, numbers(data.get("metrics")))
 
 
 @dataclass
 class Round:
-    """What is known of a round. Round 0 is the central evaluation before training."""
+    """What is known of a round; round 0 is the central evaluation before training.
+
+    Of an asynchronous run, it is a step, and those who were given the model that it goes out from.
+    """
 
     number: int
     phases: dict[str, Phase] = field(default_factory=dict)
     central: dict[str, float] = field(default_factory=dict)
+    step: Step | None = None
 
     @property
     def bytes_up(self) -> int:
@@ -115,14 +168,17 @@ class Round:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of its finished phases, or None before the first."""
+        """Seconds of its step and its finished phases, or None before the first."""
         known = [phase.seconds for phase in self.phases.values() if phase.seconds is not None]
+        known += [self.step.seconds] if self.step and self.step.seconds is not None else []
         return sum(known) if known else None
 
     def metrics(self, phase: str) -> dict[str, float]:
         """Return the metrics of a phase, `central` among them."""
         if phase == "central":
             return self.central
+        if phase == "train" and self.step and self.step.metrics:
+            return dict(self.step.metrics)
         return self.phases[phase].metrics if phase in self.phases else {}
 
 

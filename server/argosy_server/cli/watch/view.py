@@ -17,9 +17,10 @@ from rich.text import Text
 
 from argosy_server.cli.terminal import firm, table
 from argosy_server.cli.watch.progress import RunProgress, courses, group_failures, headline
-from argosy_server.cli.watch.rounds import Round
+from argosy_server.cli.watch.rounds import NOT_FAILURES, Round
 from argosy_server.cli.watch.secure import Sums, newest, sums_of
 from argosy_server.cli.words import (
+    NONE,
     clean,
     codec_text,
     count,
@@ -123,11 +124,16 @@ def _where(progress: RunProgress) -> Text:
         return Text("waiting to start" if progress.status == "pending" else "starting", style="dim")
     at, name = progress.current
     of = f" of {progress.total}" if progress.total else ""
+    if progress.steps is not None:
+        text = Text(f"step {progress.steps}{of}")
+        return text.append(f" · {count(len(progress.busy), 'device')} at work", style="dim")
     text = Text(f"round {at}{of}")
     phase = progress.rounds[at].phases[name]
     text.append(f" · {clean(name)} · {phase.replied} of {phase.sent} answered", style="dim")
     if phase.failed:
         text.append(f", {phase.failed} failed", style="yellow")
+    if phase.late:
+        text.append(f", {len(phase.late)} late", style="dim")
     return text
 
 
@@ -151,7 +157,7 @@ def rounds_table(progress: RunProgress, *, last: int | None = None, width: int =
     chosen = _columns(ordered, width)
     for columns in (chosen, courses(ordered), headline(ordered, 1)):  # the last is taken even where it is too wide
         shown = _rounds(progress, rows, columns[: len(chosen)])
-        if _natural_width(shown) <= width:
+        if natural_width(shown) <= width:
             break
     return shown
 
@@ -159,15 +165,16 @@ def rounds_table(progress: RunProgress, *, last: int | None = None, width: int =
 def _rounds(progress: RunProgress, rows: Sequence[Round], columns: Sequence[tuple[str, str]]) -> Table:
     names = [_column_name(column) for column in columns]
     masked = any(sums_of(one) for one in progress.rounds.values())
-    replies = ["replies", *(["summed", "holders"] if masked else [])]
+    stepped = progress.steps is not None
+    number_of = "step" if stepped else "round"
+    replies = ["updates", "staleness"] if stepped else ["replies", *(["summed", "holders"] if masked else [])]
     shares = ["up/dev", "down/dev"]
-    shown = table("round", *replies, *names, *shares, "time", right=["round", *replies, *names, *shares, "time"])
+    shown = table(number_of, *replies, *names, *shares, "time", right=[number_of, *replies, *names, *shares, "time"])
     for one in rows:
         current = not progress.over and progress.current is not None and one.number == progress.current[0]
         shown.add_row(
             str(one.number),
-            _replies(one),
-            *(_sums(sums_of(one)) if masked else ()),
+            *(_step(one) if stepped else [_replies(one), *(_sums(sums_of(one)) if masked else ())]),
             *(number(one.metrics(phase)[name]) if name in one.metrics(phase) else "" for phase, name in columns),
             _share(one.up_a_device, one.ratio_up) if one.phases else "",
             _share(one.down_a_device, one.ratio_down) if one.phases else "",
@@ -177,7 +184,7 @@ def _rounds(progress: RunProgress, rows: Sequence[Round], columns: Sequence[tupl
     return shown
 
 
-def _natural_width(made: Table) -> int:
+def natural_width(made: Table) -> int:
     """Return how wide a table is that nothing is cut from."""
     cells = [[column.header, *column.cells] for column in made.columns]
     widest = [max(cell_len(it.plain if isinstance(it, Text) else str(it)) for it in column) for column in cells]
@@ -210,9 +217,17 @@ def _replies(one: Round) -> Text:
     """Return `9/10` of the round's first phase that has the most failures: what a person must see."""
     if not one.phases:
         return Text("")
-    worst = max(one.phases.values(), key=lambda phase: phase.failed)
+    worst = max(one.phases.values(), key=lambda phase: (phase.failed, len(phase.late)))
     style = "red" if worst.done and not worst.replied else "yellow" if worst.failed else ""
-    return Text(f"{worst.replied}/{worst.sent}", style=style)
+    late = (f" {len(worst.late)} late", "dim") if worst.late else ""
+    return Text.assemble((f"{worst.replied}/{worst.sent}", style), late)
+
+
+def _step(one: Round) -> tuple[str, str]:
+    """Return how many updates made a step of an asynchronous run, and how many steps old they were on average."""
+    if one.step is None:
+        return "", ""
+    return str(one.step.updates), NONE if one.step.staleness is None else f"{one.step.staleness:.1f}"
 
 
 def _column_name(column: tuple[str, str]) -> str:
@@ -229,7 +244,7 @@ def devices_table(live: Sequence[Data], *, most: int, width: int = 120) -> Rende
     rows = sorted(live, key=lambda row: str(row.get("name") or row.get("device")))
     cut = rows
     if len(rows) > most:
-        urgent = sorted(rows, key=lambda row: (not row.get("error"), not _is_busy(row)))
+        urgent = sorted(rows, key=lambda row: (not _failed(row), not _is_busy(row)))
         chosen = {id(row) for row in urgent[:most]}
         cut = [row for row in rows if id(row) in chosen]
     wide = width >= 90
@@ -259,7 +274,7 @@ def devices_table(live: Sequence[Data], *, most: int, width: int = 120) -> Rende
 def doing_text(row: Data) -> Text:
     """Return a device's doing with a dot: filled while it works, hollow while it rests."""
     doing = clean(row.get("doing") or "idle")
-    if row.get("error"):
+    if _failed(row):
         return Text.assemble(("✗ ", "red"), doing)
     if any(word in doing for word in _GONE):
         return Text.assemble(("○ ", "red"), (doing, "dim"))
@@ -270,6 +285,12 @@ def doing_text(row: Data) -> Text:
     return Text.assemble(("○ ", "dim"), (doing, "dim"))
 
 
+def _failed(row: Data) -> bool:
+    """Whether a device's last answer was an error; that a round did without it is none."""
+    error = row.get("error")
+    return bool(error) and not (isinstance(error, Mapping) and error.get("code") in NOT_FAILURES)
+
+
 def _is_busy(row: Data) -> bool:
     return str(row.get("doing") or "idle") != "idle"
 
@@ -278,7 +299,8 @@ def _short_error(error: object) -> Text:
     if not error:
         return Text("")
     if isinstance(error, Mapping):
-        return Text.assemble((clean(error.get("code", "?")), "red"), ("  " + clean(error.get("message", "")), "dim"))
+        style = "dim" if error.get("code") in NOT_FAILURES else "red"
+        return Text.assemble((clean(error.get("code", "?")), style), ("  " + clean(error.get("message", "")), "dim"))
     return Text(clean(error), style="red")
 
 

@@ -165,11 +165,10 @@ def _from_events(run: int, events: Iterable[Data], compute: float | None) -> Fle
         data = event["data"]
         if str(data.get("phase")).split(".")[0] != _TRAIN or event["name"] not in {"device-reply", "device-late"}:
             continue
-        if event["name"] == "device-late":
-            late += 1
-        elif data.get("error"):
-            failed += 1
+        if data.get("error"):  # a late answer that failed was told as missing before
+            failed += event["name"] == "device-reply"
             continue
+        late += event["name"] == "device-late"
         taken = float(data.get("seconds") or 0.0)
         if math.isfinite(taken) and taken > 0:
             seconds.setdefault(data["device"], []).append(taken)
@@ -299,9 +298,9 @@ def _means(one: Outcome) -> str:
         case "quorum":
             return f"leaves {words.count(out, 'answer')} out" if out else "it is all of them"
         case "asynchronous":
-            return "as many updates, some stale"
+            return "some updates are stale"
         case _:
-            return f"each trains on {'twice' if out == 1 else 'three times'} the data"
+            return f"{'twice' if out == 1 else 'three times'} the data a board"
 
 
 def _way(one: Outcome) -> str:
@@ -309,13 +308,13 @@ def _way(one: Outcome) -> str:
         case "wait-for-all":
             return f"wait for all {one.boards}"
         case "site-wait-for-all":
-            return f"site: wait for all {one.boards}"
+            return f"wait for a site's {one.boards}"
         case "quorum":
             return f"first {one.counted} of {one.boards}"
         case "asynchronous":
             return "never wait (async)"
         case _:
-            return f"coded: any {one.counted} of {one.boards}"
+            return f"any {one.counted} of {one.boards}, coded"
 
 
 @dataclass(frozen=True)
@@ -352,8 +351,8 @@ def _how(one: Outcome, quorum: str) -> str:
         case _:
             copies = one.boards - one.counted + 1
             return (
-                f"In the boards' settings, the same `site` for all {one.boards}, and the same `shard` for every "
-                f"{copies} that hold the same data; then argosy run start APP, and any run knows"
+                f"In the boards' settings, give all {one.boards} the same `site`, and every {copies} that hold the same "
+                "data the same `shard`; each run counts each shard once."
             )
 
 
@@ -362,7 +361,7 @@ def _print(found: Sequence[Outcome], boards: int, advice: Sequence[Advice]) -> N
     for one in found:
         shown.add_row(_way(one), words.duration(one.expected), words.duration(one.p90), sentence(one))
     for stragglers, why in _unfit(boards, found):
-        way = f"coded: any {boards - stragglers} of {boards}"
+        way = f"any {boards - stragglers} of {boards}, coded"
         shown.add_row(way, words.NONE, words.NONE, why, style="dim")
     shown.columns[-1].no_wrap, shown.columns[-1].overflow = False, "fold"
     console = stdout()

@@ -300,7 +300,7 @@ def _means(one: Outcome) -> str:
         case "asynchronous":
             return "some updates are stale"
         case _:
-            return f"{'twice' if out == 1 else 'three times'} the data a board"
+            return f"{'double' if out == 1 else 'triple'} the data a board"
 
 
 def _way(one: Outcome) -> str:
@@ -351,8 +351,8 @@ def _how(one: Outcome, quorum: str) -> str:
         case _:
             copies = one.boards - one.counted + 1
             return (
-                f"In the boards' settings, give all {one.boards} the same `site`, and every {copies} that hold the same "
-                "data the same `shard`; each run counts each shard once."
+                f"In the boards' settings, give all {one.boards} the same `site`, and every {copies} that hold "
+                "the same data the same `shard`; each run counts each shard once."
             )
 
 

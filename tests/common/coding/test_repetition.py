@@ -69,6 +69,19 @@ def test_of_any_boards_the_sum_is_had_or_what_is_missing_is_named(size: tuple[in
             code.decode(given_)
 
 
+@given(st.sampled_from(SIZES), st.sampled_from([np.float32, np.float64]), st.data())
+def test_of_random_reals_any_n_minus_s_boards_give_the_same_bits(
+    size: tuple[int, int], dtype: type[np.floating], data: st.DataObject
+) -> None:
+    code = Repetition(*size)
+    finite = st.floats(-(2.0**99), 2.0**99, width=32)
+    values = [data.draw(st_np.arrays(dtype, 5, elements=finite)) for _ in range(code.shards)]
+    all_of_them = {board: values[code.shard_of(board)] for board in range(code.boards)}
+    silent = data.draw(st.sets(st.integers(0, code.boards - 1), max_size=code.stragglers))
+    some = {board: answer for board, answer in all_of_them.items() if board not in silent}
+    assert code.decode(some).tobytes() == code.decode(all_of_them).tobytes()
+
+
 def test_the_answers_are_left_as_they_are() -> None:
     code = Repetition(4, 1)
     given_ = {board: np.ones(2) for board in range(4)}

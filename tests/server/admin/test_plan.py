@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from argosy_common.errors import CoordinatorUnreachable, RunNotFound
 from argosy_server.api.server import AdminServer
 from tests.server.admin.conftest import Argosy
 from tests.server.admin.coordinator_on_rows import RowsCoordinator
@@ -58,10 +59,12 @@ def test_a_run_tells_its_own_times_late_ones_and_those_that_never_came(
         coordinator.tell(run, "device-reply", **{**about, "device": device, "seconds": 3.0, "error": cut})
     late = {**about, "device": "dd", "seconds": 20.0, "run_s": 5.0, "late_s": 17.0, "error": None}
     coordinator.tell(run, "device-late", **late)
+    broken = {"code": "worker-died", "message": "It died.", "remedy": ""}
+    coordinator.tell(run, "device-late", **{**late, "device": "ee", "error": broken})
     told = plan(argosy, "--from", str(run), "--site-boards", "4")
     assert told["devices"] == 4
     assert told["compute"] == pytest.approx(0.25)
-    assert told["unanswered"] == 1
+    assert told["unanswered"] == 1, "of the two that were missing one came late, and one failed late"
     assert told["outcomes"][0]["expected"] == pytest.approx(20.0)
 
 
@@ -96,3 +99,25 @@ def test_a_run_without_answers_has_no_times(argosy: Argosy, server: AdminServer,
     done = argosy("run", "plan", "--from", str(run), COLUMNS="200")
     assert done.returncode == 2
     assert "it takes two" in done.stderr
+
+
+def test_a_missing_run_and_a_missing_coordinator_exit_with_their_errors_codes(
+    argosy: Argosy, server: AdminServer
+) -> None:
+    assert argosy("run", "plan", "--from", "99").returncode == RunNotFound.exit_code
+    gone = argosy("run", "plan", "--from", "1", ARGOSY_SOCKET="/nonexistent/admin.sock")
+    assert gone.returncode == CoordinatorUnreachable.exit_code
+
+
+def test_the_same_seed_prints_the_same(argosy: Argosy) -> None:
+    words = ["run", "plan", "--mean", "2", "--slow-share", "0.3", "--slow-factor", "5", "--devices", "6"]
+    first = argosy(*words, "--seed", "5").stdout
+    assert first == argosy(*words, "--seed", "5").stdout
+    assert first != argosy(*words, "--seed", "6").stdout
+
+
+def test_a_narrow_terminal_cuts_nothing_off(argosy: Argosy) -> None:
+    shown = argosy("run", "plan", "--times", "2,2,2.4,20", COLUMNS="80").stdout
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "takes 3 or 6" in " ".join(shown.split())

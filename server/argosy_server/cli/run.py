@@ -34,7 +34,6 @@ from argosy_server.cli.straggler import (
     SelectorOption,
     StragglerOption,
     straggler_request,
-    straggler_text,
 )
 from argosy_server.cli.terminal import print_json, print_json_line, say, stdout, table
 from argosy_server.cli.watch.follow import all_events, latest
@@ -121,7 +120,7 @@ def start(
         if made.get("secure") and not json:
             say(words.secure_text(made["secure"]))
         if made.get("straggler") and not json:
-            say(straggler_text(made["straggler"]))
+            say(words.straggler_text(made["straggler"]))
         if watch:
             watch_run(api, run, json=json)
         else:

@@ -109,16 +109,6 @@ def straggler_request(
     return given
 
 
-def straggler_text(settings: Data) -> str:
-    """Return in a sentence what a run does about slow devices; `settings` are a `StragglerSettings`."""
-    if settings["mode"] == "async":
-        return f"No rounds: {settings['buffer']} updates make a step, the older the lighter."
-    quorum, deadline = settings["quorum"], settings["deadline"]
-    who = f"{quorum} devices" if isinstance(quorum, int) else f"{quorum:.0%} of those wanted"
-    when = "on time, by what devices of this run take" if deadline == "auto" else f"after {deadline:g} s"
-    return f"Rounds end {when}, once {who} have answered."
-
-
 def _number(text: str | None) -> object:
     """Return a number as the settings have it: a whole one without a point, else one with; other text as it is."""
     if text is None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -57,6 +58,16 @@ def secure_text(secure: Mapping[str, object]) -> str:
     version = secure.get("fleet")
     listed = TRUSTED if version is None else f"devices listed by the operator, fleet list version {version}"
     return f"Secure aggregation; {listed}."
+
+
+def straggler_text(settings: Mapping[str, Any]) -> str:
+    """Return in a sentence what a run does about slow devices; `settings` are a `StragglerSettings`."""
+    if settings["mode"] == "async":
+        return f"No rounds: {settings['buffer']} updates make a step, the older the lighter."
+    quorum, deadline = settings["quorum"], settings["deadline"]
+    who = f"{quorum} devices" if isinstance(quorum, int) else f"{quorum:.0%} of those wanted"
+    when = "on time, by what devices of this run take" if deadline == "auto" else f"after {deadline:g} s"
+    return f"Rounds end {when}, once {who} have answered."
 
 
 def codec_text(codec: Mapping[str, object] | None) -> str:

@@ -11,7 +11,8 @@ from argosy_common.errors import AdminRequestInvalid, ArgosyError, AsyncUnsuitab
 from argosy_common.run_settings import SecureSettings, StragglerSettings
 from argosy_server.api.server import AdminServer
 from argosy_server.cli.client import AdminClient
-from argosy_server.cli.straggler import straggler_request, straggler_text
+from argosy_server.cli.straggler import straggler_request
+from argosy_server.cli.words import straggler_text
 from tests.server.admin.conftest import Argosy
 from tests.server.admin.coordinator_on_rows import RowsCoordinator
 from tests.server.admin.test_cli import APP
@@ -110,3 +111,8 @@ def test_help_shows_how(argosy: Argosy) -> None:
 def test_what_is_told_at_the_start(settings: dict[str, object], told: str) -> None:
     made = StragglerSettings.from_table({"straggler": {"enabled": True, **settings}})
     assert straggler_text(made.to_wire()) == told
+
+
+def test_show_tells_it(argosy: Argosy, server: AdminServer, app: Path) -> None:
+    assert argosy("run", "start", str(app), "--straggler").returncode == 0
+    assert "Rounds end on time" in " ".join(argosy("run", "show", "1", COLUMNS="120").stdout.split())

@@ -15,7 +15,7 @@ from argosy_server.cli.watch.progress import RunProgress
 from argosy_server.cli.watch.rounds import Round
 from argosy_server.cli.watch.secure import about, notes
 from argosy_server.cli.watch.view import failures_table, head, rounds_table
-from argosy_server.cli.words import NONE, clean, codec_text, count, local_time, size, times
+from argosy_server.cli.words import NONE, clean, codec_text, count, local_time, size, straggler_text, times
 
 Data = Mapping[str, Any]
 
@@ -43,6 +43,7 @@ def _ordered(progress: RunProgress) -> list[Round]:
 
 
 def _facts(row: Data, progress: RunProgress) -> Table:
+    straggler = (row.get("options") or {}).get("straggler")
     config = "  ".join(f"{clean(key)}={clean(value)}" for key, value in row["config"].items())
     facts: list[tuple[str, Text | str]] = [
         ("server app", clean(row["server_app"])),
@@ -51,6 +52,7 @@ def _facts(row: Data, progress: RunProgress) -> Table:
         ("config", config),
         ("codec", _codec(progress)),
         ("secure", about(progress.secure, _ordered(progress))),
+        ("stragglers", straggler_text(straggler) if straggler else ""),
         ("blobs came", _ways(progress)),
         ("started", local_time(row["started_at"])),
         ("ended", local_time(row["finished_at"])),

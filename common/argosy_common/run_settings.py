@@ -7,7 +7,7 @@ numpy and no Flower here, since daemons read it; whether a codec exists is for t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -113,43 +113,33 @@ class CodecSettings(BaseModel):
             raise _invalid(where, _why(first["type"], nested=isinstance(first["input"], Mapping)), key=key) from None
 
 
-class SecureSettings(BaseModel):
-    """Whether and how a run aggregates securely (specs/secure-aggregation.md).
-
-    Attributes:
-        enabled: whether it does.
-        prime: 65521, or 251 for half the bytes and more noise.
-        weights: what a number of examples becomes: `powers`, `equal` or `exact`.
-        weight_cap: the largest weight in the first round; it grows where devices report that they exceed it.
-        bound: root mean square of an update's values that the first round allows for.
-        recovery: seconds for the holders, once no more updates are waited for.
-        suite: the cipher; `chacha20` for fleets of boards without AES instructions.
-    """
+class _Layer(BaseModel):
+    """What one word in `[tool.argosy]` switches on: `true` under its key, or a table of choices, which means true."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    key: ClassVar[str]
+    measures: ClassVar[tuple[str, ...]]
+    """Numbers with a point that a person may write without one."""
+    forms: ClassVar[Mapping[str, str]] = {}
+    """What each field is, in words; else pydantic says what it is not."""
+
     enabled: bool = False
-    prime: Literal[65521, 251] = 65521
-    weights: Literal["powers", "equal", "exact"] = "powers"
-    weight_cap: Annotated[int, Field(ge=1, lt=2**31)] = 1024
-    bound: Annotated[float, Field(gt=0, le=1e6)] = 0.1
-    recovery: Annotated[float, Field(gt=0, le=86400)] = 120.0
-    suite: Literal["aes256-ctr", "chacha20"] = "aes256-ctr"
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
-        """Return what `[tool.argosy]` of an app says: `secure = true`, or a table of choices.
+        """Return what `[tool.argosy]` of an app says.
 
         Raises:
             RunConfigInvalid: a key that is not known, or a value of another form.
         """
         _check_keys(table)
-        secure = table.get("secure", {})
-        if isinstance(secure, bool):
-            secure = {"enabled": secure}
-        if not isinstance(secure, Mapping):
-            raise _secure_invalid("", "it is neither true, false nor a table")
-        return cls._checked({"enabled": bool(secure), **secure})
+        said = table.get(cls.key, {})
+        if isinstance(said, bool):
+            said = {"enabled": said}
+        if not isinstance(said, Mapping):
+            raise cls._invalid("", "it is neither true, false nor a table")
+        return cls._checked({"enabled": bool(said), **said})
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Self:
@@ -163,6 +153,47 @@ class SecureSettings(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         return self.model_dump()
+
+    @classmethod
+    def _checked(cls, data: Mapping[str, Any]) -> Self:
+        floats = {key: float(data[key]) for key in cls.measures if type(data.get(key)) is int}
+        try:
+            return cls.model_validate({**data, **floats})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = str(first["loc"][0])
+            unknown = first["type"] == "extra_forbidden"
+            why = "there is no such key" if unknown else cls.forms.get(where, first["msg"])
+            raise cls._invalid(where, why) from None
+
+    @classmethod
+    def _invalid(cls, where: str, why: str) -> RunConfigInvalid:
+        known = ", ".join(cls.model_fields)
+        return RunConfigInvalid(key=f"tool.argosy.{cls.key}.{where}".removesuffix("."), why=why, known=known)
+
+
+class SecureSettings(_Layer):
+    """Whether and how a run aggregates securely (specs/secure-aggregation.md).
+
+    Attributes:
+        enabled: whether it does.
+        prime: 65521, or 251 for half the bytes and more noise.
+        weights: what a number of examples becomes: `powers`, `equal` or `exact`.
+        weight_cap: the largest weight in the first round; it grows where devices report that they exceed it.
+        bound: root mean square of an update's values that the first round allows for.
+        recovery: seconds for the holders, once no more updates are waited for.
+        suite: the cipher; `chacha20` for fleets of boards without AES instructions.
+    """
+
+    key = "secure"
+    measures = ("bound", "recovery")
+
+    prime: Literal[65521, 251] = 65521
+    weights: Literal["powers", "equal", "exact"] = "powers"
+    weight_cap: Annotated[int, Field(ge=1, lt=2**31)] = 1024
+    bound: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    recovery: Annotated[float, Field(gt=0, le=86400)] = 120.0
+    suite: Literal["aes256-ctr", "chacha20"] = "aes256-ctr"
 
     def overridden(self, enabled: bool | None) -> Self:
         """Return the settings with what a command says instead."""
@@ -179,23 +210,8 @@ class SecureSettings(BaseModel):
             why = "masked updates have a codec of their own, and the model travels whole so that all can check it"
             raise SecureUnsuitable(what=f"the codec '{name}'", why=why)
 
-    @classmethod
-    def _checked(cls, data: Mapping[str, Any]) -> Self:
-        floats = {key: float(data[key]) for key in ("bound", "recovery") if type(data.get(key)) is int}
-        try:
-            return cls.model_validate({**data, **floats})
-        except ValidationError as error:
-            first = error.errors()[0]
-            why = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
-            raise _secure_invalid(str(first["loc"][0]), why) from None
 
-
-def _secure_invalid(where: str, why: str) -> RunConfigInvalid:
-    known = ", ".join(SecureSettings.model_fields)
-    return RunConfigInvalid(key=f"tool.argosy.secure.{where}".removesuffix("."), why=why, known=known)
-
-
-class StragglerSettings(BaseModel):
+class StragglerSettings(_Layer):
     """What a run does about slow and missing devices. Every default is learnt from the run's own times.
 
     Attributes:
@@ -215,9 +231,22 @@ class StragglerSettings(BaseModel):
         staleness: asynchronous: an update that is s steps old counts (1 + s) ** −staleness.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    key = "straggler"
+    measures = ("deadline", "over_select", "grace", "staleness")
+    forms = {
+        "enabled": "it is true or false",
+        "mode": "it is 'rounds' or 'async'",
+        "deadline": "it is 'auto' or a number of seconds",
+        "quorum": "it is a share of the devices, 0.0 to 1.0, or a number of them",
+        "over_select": "it is 'auto' or a share, such as 0.25, up to 4.0",
+        "grace": "it is a number of seconds, at most 3600",
+        "selector": "it is the name of a selector",
+        "hear_every": "it is a number of rounds",
+        "buffer": "it is a number of updates, 1 to 10000",
+        "concurrency": "it is a number of devices; 0 means all",
+        "staleness": "it is a number, 0 to 10",
+    }
 
-    enabled: bool = False
     mode: Literal["rounds", "async"] = "rounds"
     deadline: Literal["auto"] | Annotated[float, Field(gt=0, le=7 * 86400)] = "auto"
     quorum: Annotated[int, Field(ge=1, le=1_000_000)] | Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -233,34 +262,6 @@ class StragglerSettings(BaseModel):
     def asynchronous(self) -> bool:
         """Whether there are no rounds."""
         return self.enabled and self.mode == "async"
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Self:
-        """Return what `[tool.argosy]` of an app says: `straggler = true`, or a table of choices, which means true.
-
-        Raises:
-            RunConfigInvalid: a key that is not known, or a value of another form.
-        """
-        _check_keys(table)
-        straggler = table.get("straggler", {})
-        if isinstance(straggler, bool):
-            straggler = {"enabled": straggler}
-        if not isinstance(straggler, Mapping):
-            raise _straggler_invalid("", "it is neither true, false nor a table")
-        return cls._checked({"enabled": bool(straggler), **straggler})
-
-    @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Self:
-        """Return the settings that `to_wire` wrote, perhaps in another process.
-
-        Raises:
-            RunConfigInvalid: they are not.
-        """
-        return cls._checked(data)
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return the settings as plain data."""
-        return self.model_dump()
 
     def overridden(self, given: Mapping[str, Any]) -> Self:
         """Return the settings with what a command says instead; saying any of it switches them on, unless it says not.
@@ -283,39 +284,6 @@ class StragglerSettings(BaseModel):
                 "whom the coordinator would then know one by one"
             )
             raise AsyncUnsuitable(what="secure aggregation", why=why)
-
-    @classmethod
-    def _checked(cls, data: Mapping[str, Any]) -> Self:
-        numbers = ("deadline", "over_select", "grace", "staleness")
-        floats = {key: float(data[key]) for key in numbers if type(data.get(key)) is int}
-        try:
-            return cls.model_validate({**data, **floats})
-        except ValidationError as error:
-            where = str(error.errors()[0]["loc"][0])
-            known = {"extra_forbidden": "there is no such key"}
-            raise _straggler_invalid(
-                where, known.get(error.errors()[0]["type"], _FORMS.get(where, "it is of another form"))
-            ) from None
-
-
-_FORMS = {
-    "enabled": "it is true or false",
-    "mode": "it is 'rounds' or 'async'",
-    "deadline": "it is 'auto' or a number of seconds",
-    "quorum": "it is a share of the devices, 0.0 to 1.0, or a number of them",
-    "over_select": "it is 'auto' or a share, such as 0.25, up to 4.0",
-    "grace": "it is a number of seconds, at most 3600",
-    "selector": "it is the name of a selector",
-    "hear_every": "it is a number of rounds",
-    "buffer": "it is a number of updates, 1 to 10000",
-    "concurrency": "it is a number of devices; 0 means all",
-    "staleness": "it is a number, 0 to 10",
-}
-
-
-def _straggler_invalid(where: str, why: str) -> RunConfigInvalid:
-    known = ", ".join(StragglerSettings.model_fields)
-    return RunConfigInvalid(key=f"tool.argosy.straggler.{where}".removesuffix("."), why=why, known=known)
 
 
 def _check_keys(table: Mapping[str, Any]) -> None:

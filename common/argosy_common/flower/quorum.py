@@ -119,7 +119,8 @@ class QuorumGrid(GridLayer):
         self._batches: dict[str, _Batch] = {}
         """By the id of each message that is not ended."""
         self._expected: dict[tuple[int | None, str], Expected] = {}
-        self._units: dict[int, tuple[str, str]] = {}
+        self._units: dict[int, tuple[str, str] | None] = {}
+        """What each device last said that its answer counts for; None: for itself alone."""
 
     # --- for the layer that chooses whom to ask
 
@@ -236,9 +237,10 @@ class QuorumGrid(GridLayer):
         timeout: float,
     ) -> _Batch:
         now = self._clock.monotonic()
-        self._units.update({node: unit for node, it in conditions.items() if (unit := it.unit)})
+        for node, condition in conditions.items():
+            self._units[node] = condition.unit
         nodes = [head.metadata.dst_node_id for head in heads]
-        units: dict[int, Unit] = {node: self._units.get(node, node) for node in nodes}
+        units: dict[int, Unit] = {node: self._units.get(node) or node for node in nodes}
         distinct = len(set(units.values()))
         expected = self._expected.get((round_, kind), Expected(len(nodes), distinct, self.quorum(distinct)))
         part = len(nodes) / expected.asked  # of a phase that is sent in parts, such as groups
@@ -269,7 +271,7 @@ class QuorumGrid(GridLayer):
         seconds = self._clock.monotonic() - batch.began
         self.track.answered(node, batch.kind, seconds)
         if batch.cutoff.is_counted(node):
-            site, shard = self._units.get(node, ("", ""))
+            site, shard = self._units.get(node) or ("", "")
             by = f"{batch.cutoff.counted_by(node):016x}"
             raise ShardCounted(device=f"{node:016x}", site=site, shard=shard, by=by)
         taken = accept(reply)

@@ -30,19 +30,18 @@ from argosy_common.errors import (
     BlobUnknown,
     ProgrammingError,
     RunInterrupted,
-    SecureTooFewDevices,
     ServerAppFailed,
     error_from_wire,
 )
 from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
-from argosy_common.run_settings import FEWEST_SECURE, CodecSettings, SecureSettings, StragglerSettings
 from argosy_server.dispatcher import Dispatcher
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.group_commit import GroupCommit
 from argosy_server.instruction import Answer, Outgoing, RunApp
 from argosy_server.registry import Registry
+from argosy_server.runs.layers import fused
 from argosy_server.runs.live import LiveRun
 from argosy_server.runs.record import End, RunRecord
 from argosy_server.settings import RunsTable
@@ -158,25 +157,12 @@ class RunSupervisor:
             shutil.rmtree(staging, ignore_errors=True)
         return run
 
-    def _layers(self, manifest: AppManifest, layers: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the run's layers as plain data: what the app says, and what the command says instead."""
-        codec = layers.get("codec") or {}
-        codecs = CodecSettings.from_table(manifest.argosy).overridden(
-            up=codec.get("up"), down=codec.get("down"), arrays=codec.get("arrays", ())
-        )
-        secure = SecureSettings.from_table(manifest.argosy).overridden(layers.get("secure"))
-        straggler = StragglerSettings.from_table(manifest.argosy).overridden(layers.get("straggler") or {})
-        straggler.require_goes_with(secure)
-        told = {"codec": codecs.to_wire(), **({"straggler": straggler.to_wire()} if straggler.enabled else {})}
-        if not secure.enabled:
-            return told
-        secure.require_alone(codecs)
+    def _layers(self, manifest: AppManifest, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the run's layers; see `fused`."""
         enrolled = sum(row.state is DeviceState.ENROLLED for row in self._store.devices.list())
-        if enrolled < FEWEST_SECURE:
-            raise SecureTooFewDevices(needed=FEWEST_SECURE, what="enrolled devices", found=enrolled)
         installed = self._fleet_lists.installed()
-        fleet = None if installed is None else installed.fleet.version
-        return {**told, "secure": {**secure.to_wire(), "fleet": fleet}}
+        version = None if installed is None else installed.fleet.version
+        return fused(manifest, said, enrolled=enrolled, fleet_version=version)
 
     def _never_began(self, run: int, error: ArgosyError) -> None:
         """Call a run failed that could not be started; on a thread, since whoever wanted it is told at once."""

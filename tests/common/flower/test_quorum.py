@@ -176,6 +176,13 @@ def test_a_site_is_complete_with_one_board_of_each_shard_and_each_counts_once() 
     assert seconds < 2
 
 
+def test_a_board_that_was_given_data_of_its_own_counts_for_itself_again() -> None:
+    bench = Bench(slow(), 2, conditions=shards(2, 2))
+    assert len(bench.round(1)[0]) == 1
+    bench.fleet.conditions.clear()
+    assert len(bench.round(2)[0]) == 2
+
+
 def test_the_second_board_of_a_shard_is_refused_by_name(patient: bool) -> None:
     bench = Bench(slow(), 4, conditions=shards(4, 2))
     replies = list(bench.grid.send_and_receive(bench.messages()))

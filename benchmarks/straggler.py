@@ -119,7 +119,7 @@ def measure(bench: Benchmark) -> None:
                         seen.setdefault((delay, way), []).append(curve)
             step("a killed device")
             killed = _kill(bench, fleet, plan, data)
-            configs = [dict(device.node_config) for device in fleet.devices.values()]
+            configs = [native_config(device) for device in fleet.devices.values()]
         if plan.native_s is not None:
             for delay, spec in plan.delays.items():
                 step(f"{delay}, {FLOWER}")
@@ -265,6 +265,11 @@ def _stop(fleet: LocalFleet, run: int) -> None:
 
 
 # --- Flower's side --------------------------------------------------------------------------------------------------
+
+
+def native_config(device: LocalDevice) -> dict[str, Value]:
+    """Return what a SuperNode is told in a device's place; the file of its notes is gone with our fleet's folder."""
+    return {name: value for name, value in device.node_config.items() if name != "notes"}
 
 
 def _native(bench: Benchmark, plan: Plan, configs: list[dict[str, Value]], config: dict[str, Value]) -> Curve | None:

@@ -14,6 +14,8 @@ from benchmarks.flower_native import NativeFederation, Value, native_environment
 from benchmarks.processes import Processes, ProcessFailed
 from benchmarks.straggler_curves import Curve, read_curve
 
+_FRUITLESS = 3
+
 APP = Path(__file__).parent / "apps" / "boards"
 
 
@@ -36,6 +38,8 @@ def run_native(
             end = time.monotonic() + limit_s
             while not enough(read_curve(marks)):
                 processes.require_alive()
+                if stands_still(read_curve(marks)):
+                    raise ProcessFailed("no model ever changed: its devices trained nothing")
                 if time.monotonic() > end:
                     return read_curve(marks, f"cut off after {limit_s:.0f} s")
                 time.sleep(0.1)
@@ -68,6 +72,11 @@ def kill_native(
                 time.sleep(0.1)
             before, last, now = (mark.seconds for mark in curve.marks[kill_round - 2 : kill_round + 1])
             return now - last, last - before
+
+
+def stands_still(curve: Curve) -> bool:
+    """Whether some rounds are over and the model is what it was before them: then that is no measure of speed."""
+    return curve.rounds >= _FRUITLESS and len({mark.accuracy for mark in curve.marks}) == 1
 
 
 def trains(notes: Path, server_round: int) -> bool:

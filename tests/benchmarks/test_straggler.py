@@ -17,7 +17,7 @@ from benchmarks.straggler_curves import (
     settled,
     times_faster,
 )
-from benchmarks.straggler_native import trains
+from benchmarks.straggler_native import stands_still, trains
 
 
 def _curve(*marks: tuple[float, float]) -> Curve:
@@ -44,6 +44,12 @@ def test_the_target_is_reached_by_the_first_mark_at_or_above_it() -> None:
 def test_a_curve_without_a_round_has_no_seconds_a_round() -> None:
     assert (Curve(()).rounds, Curve(()).round_s, Curve(()).best) == (0, None, 0.0)
     assert _curve((0.0, 0.1)).round_s is None
+
+
+def test_a_peer_whose_devices_train_nothing_is_no_peer() -> None:
+    assert stands_still(_curve((0.0, 0.14), (9.0, 0.14), (18.0, 0.14), (27.0, 0.14)))
+    assert not stands_still(_curve((0.0, 0.14), (9.0, 0.14), (18.0, 0.14)))
+    assert not stands_still(_curve((0.0, 0.14), (9.0, 0.14), (18.0, 0.2), (27.0, 0.14)))
 
 
 def test_ratios_are_of_mean_times_over_the_seeds() -> None:

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import platform
 import re
 import ssl
 from collections.abc import Iterator
@@ -25,9 +24,10 @@ from argosy_client import identity
 from argosy_client.coordinator_https import Address, blind_context, exchange
 from argosy_client.identity import Enrolment, Record
 from argosy_client.instance import running_pid
-from argosy_common import __version__, x509
+from argosy_client.inventory import take_inventory
+from argosy_common import x509
 from argosy_common.clock import Clock
-from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY, EnrolAnswer, EnrolRequest, Fact, JoinToken
+from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY, EnrolAnswer, EnrolRequest, JoinToken
 from argosy_common.errors import (
     AlreadyEnrolled,
     AlreadyRunning,
@@ -248,7 +248,7 @@ def _request(token: str, keys: _Keys, name: str) -> EnrolRequest:
         identity_public_pem=x509.public_pem(keys.identity.public_key()).decode(),
         identity_signature=x509.sign_enrolment(keys.identity, csr).hex(),
         name=name.encode("utf-8", "replace").decode()[:256],
-        inventory=inventory(),
+        inventory=take_inventory().facts(),
     )
 
 
@@ -283,22 +283,6 @@ def _check(answer: EnrolAnswer, address: Address, ca_pem: str, keys: _Keys) -> N
         why = error.message
     if why is not None:
         raise EnrolmentUnreachable(url=address.url, why=f"its answer cannot be used: {why}")
-
-
-def inventory(root: Path = Path("/")) -> dict[str, Fact]:
-    """Return what a person wants to know of this board in a list: architecture, system, model, version."""
-    found: dict[str, Fact] = {
-        "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "version": __version__,
-    }
-    try:
-        model = (root / "proc/device-tree/model").read_bytes()
-        found["model"] = model.decode("utf-8", "replace").strip("\0 \n")[:256]
-    except OSError:
-        log.debug("join.no_device_tree")  # only boards with a device tree have one
-    return found
 
 
 # --- after the network ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from rich.text import Text
 from argosy_common.clock import SystemClock
 from argosy_server.cli import words
 from argosy_server.cli.client import Data
+from argosy_server.cli.inventory import inventory_rows
 from argosy_server.cli.options import DeviceArgument, JsonOption, SocketOption, connect, examples
 from argosy_server.cli.terminal import pairs, print_json, say, stdout, table
 from argosy_server.cli.words import clean
@@ -142,7 +143,7 @@ def device_card(row: Data, now: datetime) -> Table:
         ("state", Text.assemble(state, (f"  since {since}", "dim") if since else "")),
         ("seen", words.local_time(row["last_seen_at"])),
         ("enrolled", words.local_time(row["enrolled_at"])),
-        ("certificate", f"ends {words.age(row['certificate_ends_at'], now)}"),
+        ("certificate", _ends(row["certificate_ends_at"], now)),
         ("machine", clean(row["machine"] or "")),
         ("version", clean(row["version"] or "")),
         ("load", _fraction(beat.get("load"))),
@@ -154,13 +155,16 @@ def device_card(row: Data, now: datetime) -> Table:
         ("throttled", _yes(condition.get("throttled"))),
         ("metered", _yes(condition.get("metered"))),
         ("data", _data(condition)),
-        *((clean(key), clean(value)) for key, value in sorted((row["inventory"] or {}).items()) if key not in _TOLD),
+        *inventory_rows(row["inventory"] or {}),
     ]
     return pairs([(name, value) for name, value in facts if value and value != words.NONE])
 
 
-_TOLD = frozenset({"machine", "version"})
-"""Facts of the inventory, made when the device joined, that its birth tells afresh."""
+def _ends(at: object, now: datetime) -> str:
+    """Say when a certificate ends, or ended."""
+    end = words.parse_time(at)
+    past = end is not None and end < now
+    return f"{'ended' if past else 'ends'} {words.age(at, now)}, {words.local_time(at)}"
 
 
 def _memory(beat: Data) -> str | None:

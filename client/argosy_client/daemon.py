@@ -28,6 +28,7 @@ from argosy_client.presence import Presence, Told
 from argosy_client.run_files import RunFiles
 from argosy_client.settings import DeviceSettings, load_settings, shown_name
 from argosy_client.telemetry import Telemetry
+from argosy_client.time_floor import TimeFloor
 from argosy_client.worker.host import WorkerHost, WorkerLimits
 from argosy_common import logs
 from argosy_common.blobs import BlobStore
@@ -66,6 +67,7 @@ class Device:
         self._settings = settings
         self._clock = clock
         self._status_file = state_dir / STATUS
+        self._time = TimeFloor(state_dir, enrolment.certificate_path, clock=clock)
         self._presence = Presence(
             names,
             name=shown_name(settings),
@@ -74,7 +76,7 @@ class Device:
             told=Told(settings.site, settings.shard, settings.metered),
         )
         self._journal = Journal(state_dir / JOURNAL, owner=_owner(enrolment))
-        self._link = Link(_link_settings(enrolment), clock=clock, rng=rng, will=self._presence.will)
+        self._link = Link(link_settings(enrolment), clock=clock, rng=rng, will=self._presence.will)
         self._gateway = Gateway(self._link, names)
         store = BlobStore(private_folder(state_dir / "blobs"), max_bytes=settings.cache_mb * MEGABYTE)
         self._https = HttpsWay(
@@ -147,6 +149,7 @@ class Device:
         self._https.close(LINK_STOP_S)
         self._host.close()
         self._journal.close()
+        self._time.stop()
         self._status_file.unlink(missing_ok=True)
         log.info("device.stopped", device=self._presence.device)
 
@@ -241,6 +244,7 @@ class Device:
             self._guarded(self._outbox.tick)
             self._guarded(self._jobs.tick)
             self._guarded(self._note_failure)
+            self._guarded(self._time.tick)
             if self._clock.monotonic() >= next_beat:
                 next_beat = self._clock.monotonic() + self._settings.heartbeat_s
                 self._guarded(self._beat)
@@ -261,7 +265,7 @@ def _owner(enrolment: Enrolment) -> str:
     return f"{enrolment.site}/{enrolment.device}/{enrolment.pin}"
 
 
-def _link_settings(enrolment: Enrolment) -> LinkSettings:
+def link_settings(enrolment: Enrolment) -> LinkSettings:
     """Where the broker may be: first where the coordinator was joined at, which this board evidently reaches.
 
     The coordinator knows its own names and addresses, but not which of them the board can resolve or route to. A wrong

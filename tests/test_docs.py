@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from argosy_client.check.checks import CHECKS
 from argosy_client.settings import DeviceSettings
 from argosy_common.wire.bodies import KINDS
 from argosy_server.settings import CoordinatorSettings
@@ -64,6 +65,20 @@ def test_the_state_machines_are_up_to_date() -> None:
 
 def test_every_kind_of_message_has_a_row_in_the_protocol() -> None:
     assert set(rows_of("protocol.md", "Kinds")) == set(KINDS)
+
+
+def test_every_problem_of_a_board_has_a_row_in_the_operators_guide() -> None:
+    """With its check, its severity and its words; what is filled in stands there in italics."""
+    problems = {
+        problem.code: [
+            check.name,
+            str(problem.severity),
+            *(re.sub(r"\{(\w+)\}", r"*\1*", words) for words in (problem.text, problem.remedy)),
+        ]
+        for check in CHECKS
+        for problem in check.problems
+    }
+    assert rows_of("operating.md", "Checking a board") == problems
 
 
 @pytest.mark.parametrize(

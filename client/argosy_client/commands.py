@@ -1,4 +1,4 @@
-"""The commands of `argosy-device` that a person waits for: join, status, version; `run` is listed here for its help."""
+"""The commands of `argosy-device` that a person waits for: join, status, check, version. `run` is here for its help."""
 
 from __future__ import annotations
 
@@ -126,6 +126,37 @@ def status(
         Console().print(found.as_table())
     if not found.enrolled:
         raise NotEnrolled(state_dir=found.state_dir)
+
+
+@app.command(
+    epilog=examples(
+        "argosy-device check",
+        "argosy-device check --json | jq .severity",
+        "argosy-device check --url https://10.0.0.5:8444 --pin sha256:c7a2…",
+    )
+)
+def check(
+    url: Annotated[str | None, typer.Option(help="Check the way to this coordinator, before joining it.")] = None,
+    pin: Annotated[str | None, typer.Option(help="The fingerprint that its authority should have, sha256:…")] = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Find out whether this board is fit to take part, and what to do if not. Changes nothing.
+
+    Exits with 0 if nothing is worse than a hint, 110 after a warning, 111 after an error.
+    """
+    from argosy_client.check.checks import examine  # noqa: PLC0415  (it brings in the daemon's and the join's parts)
+    from argosy_client.check.readings import Wanted, read  # noqa: PLC0415
+    from argosy_client.check.report import show, verdict  # noqa: PLC0415
+    from argosy_client.coordinator_https import Address  # noqa: PLC0415
+
+    settings = load_settings(config, state_dir=state_dir)
+    wanted = Wanted(Address.parse(url) if url else None, (pin or "").strip().lower())
+    findings = examine(read(settings.state_dir, clock=SystemClock(), wanted=wanted))
+    show(findings, json=as_json)
+    if (error := verdict(findings)) is not None:
+        raise error
 
 
 @app.command()

@@ -22,7 +22,7 @@ def typed(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_it_explains_itself() -> None:
     done = typed("--help")
     assert done.returncode == 0
-    for command in ("join", "run", "status", "version"):
+    for command in ("join", "run", "status", "check", "version"):
         assert command in done.stdout
     assert "--state-dir" in typed("run", "--help").stdout
 

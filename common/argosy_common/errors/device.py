@@ -103,3 +103,23 @@ class InstructionCancelled(ArgosyError):
     fault = Fault.OPERATOR
     template = "The instruction {message} was cancelled."
     remedy = "Nothing to do: its run is over."
+
+
+class CheckWarned(ArgosyError):
+    """`argosy-device check` found something worth a look."""
+
+    code = "check-warned"
+    exit_code = 110
+    fault = Fault.OPERATOR
+    template = "This board can take part, with reservations: {codes}."
+    remedy = 'Each finding says what to do; docs/operating.md, "Checking a board", lists them all.'
+
+
+class CheckFailed(ArgosyError):
+    """`argosy-device check` found why this board cannot take part, or not safely."""
+
+    code = "check-failed"
+    exit_code = 111
+    fault = Fault.OPERATOR
+    template = "This board cannot take part as it is: {codes}."
+    remedy = 'Each finding says what to do; docs/operating.md, "Checking a board", lists them all.'

@@ -20,6 +20,7 @@ from argosy_common.errors import CertificateInvalid, StorageFailed
 from argosy_common.files import private_folder, write_atomic
 from argosy_common.link import TlsFiles
 from argosy_common.logs import get_logger
+from argosy_server.revocation import TAKE_OVER_LIFE, revocation_list
 
 log = get_logger(__name__)
 
@@ -36,6 +37,8 @@ class CertificateAuthority:
         self.pin = x509.spki_pin(certificate)
         """`sha256:<hex>`: what a device is told beforehand."""
         self.ca_path = folder / "ca.crt"
+        self.crl_path = folder / "devices.crl"
+        """The revocation list, for a broker; see `write_crl`."""
         self.pem = x509.certificate_pem(certificate).decode()
         self._key = key
         self._clock = clock
@@ -102,6 +105,27 @@ class CertificateAuthority:
     def issue_device(self, device: str, tls_public_key: x509.PublicKey) -> cx509.Certificate:
         """Issue a device's certificate: common name `device`, valid from a day ago for `DEVICE_LIFE`."""
         return x509.issue_client(self.certificate, self._key, tls_public_key, device, self._clock.wall())
+
+    def issue_for_take_over(self, device: str) -> tuple[x509.PrivateKey, cx509.Certificate]:
+        """Return a new key and a certificate of a device's name that is good for minutes, to end its session with."""
+        key, now = x509.generate_key(), self._clock.wall()
+        return key, x509.issue_client(self.certificate, self._key, key.public_key(), device, now, life=TAKE_OVER_LIFE)
+
+    def write_crl(self, serials: Iterable[int]) -> Path:
+        """Write the list of revoked certificates, newer than the last one, and return its path.
+
+        Raises:
+            StorageFailed: it cannot be written.
+        """
+        try:
+            before = self.crl_path.read_bytes() if self.crl_path.exists() else None
+            made = revocation_list(self.certificate, self._key, serials, self._clock.wall(), before)
+            write_atomic(self.crl_path, made)
+        except ValueError as error:
+            raise CertificateInvalid(path=self.crl_path, why=error) from error
+        except OSError as error:
+            raise StorageFailed(path=self.crl_path, why=error.strerror or error) from error
+        return self.crl_path
 
     def _kept(self, name: str) -> tuple[x509.PrivateKey, cx509.Certificate | None]:
         """Return the key kept under `name` (a new one where there is none that works) and its certificate if usable."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import ssl
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -54,9 +55,29 @@ class Broker(Protocol):
         """Whether it runs and listens."""
         ...
 
+    def shut_out(self, devices: Collection[str]) -> None:
+        """Refuse everything to these devices, and to no others, and read the authority's revocation list again.
 
-def open_broker(settings: BrokerTable, tls: TlsFiles, folder: Path, *, clock: Clock, rng: random.Random) -> Broker:
+        Takes hold within about a second. A broker without an access list of ours does nothing here.
+
+        Raises:
+            OSError: the list cannot be written.
+        """
+        ...
+
+
+def open_broker(
+    settings: BrokerTable,
+    tls: TlsFiles,
+    folder: Path,
+    *,
+    clock: Clock,
+    rng: random.Random,
+    crl: Path | None = None,
+) -> Broker:
     """Return the broker that `settings` ask for, not yet started; its files go to `folder`.
+
+    `crl` is the file of the authority's revocation list, for a broker that reads one.
 
     `tls` is the broker's own side: the authority that clients' certificates must come from, its server certificate
     and its key.
@@ -71,7 +92,7 @@ def open_broker(settings: BrokerTable, tls: TlsFiles, folder: Path, *, clock: Cl
         return ExternalBroker(*external)
     _check(tls)
     if settings.kind == "mosquitto" or (settings.kind == "auto" and find_mosquitto() is not None):
-        return MosquittoBroker(settings.host, settings.port, tls, folder, clock=clock, rng=rng)
+        return MosquittoBroker(settings.host, settings.port, tls, folder, clock=clock, rng=rng, crl=crl)
     return IotcoreBroker(settings.port, tls, folder, clock=clock, rng=rng)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 
 _PROBE_S = 2.0
 
@@ -29,3 +30,6 @@ class ExternalBroker:
                 return True
         except OSError:
             return False
+
+    def shut_out(self, devices: Collection[str]) -> None:
+        """Its access list and its copy of the revocation list are its operator's duty: docs/operating.md."""

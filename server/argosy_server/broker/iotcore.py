@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from argosy_common.clock import Clock
@@ -63,6 +64,9 @@ class IotcoreBroker:
     def pid(self) -> int | None:
         """The broker's process."""
         return self._child.pid
+
+    def shut_out(self, devices: Collection[str]) -> None:
+        """It knows neither names nor lists; the gateway alone keeps a device out."""
 
 
 def configuration(port: int, tls: TlsFiles) -> str:

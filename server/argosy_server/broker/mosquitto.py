@@ -4,6 +4,7 @@ What the configuration must guarantee (each is tested):
 - Nobody connects without a certificate of our authority, and nobody chooses a name: user and client id are the
   certificate's common name.
 - A device writes under its own topics only, and reads only what is for it or for all (specs/transport.md, "Topics").
+- A device that is shut out reads and writes nothing, also in a session that it has; see `argosy_server/revocation.py`.
 - Nothing is kept on disk: the broker may lose everything at any moment.
 """
 
@@ -13,6 +14,9 @@ import os
 import pwd
 import random
 import shutil
+import signal
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from argosy_common.clock import Clock
@@ -42,8 +46,20 @@ class MosquittoBroker:
 
     kind = "mosquitto"
 
-    def __init__(self, host: str, port: int, tls: TlsFiles, folder: Path, *, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        tls: TlsFiles,
+        folder: Path,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        crl: Path | None = None,
+    ) -> None:
         """Write configuration and access list into `folder`, for a broker on `host` and `port` (0: a free one).
+
+        `crl` is the authority's revocation list, a file that must be there before the broker is started.
 
         Raises:
             BrokerFailedToStart: Mosquitto is not installed.
@@ -54,9 +70,9 @@ class MosquittoBroker:
         private_folder(folder)
         port = choose_port(host, port)
         config = folder / "mosquitto.conf"
-        access = folder / "access.list"
-        write_atomic(access, access_list().encode())
-        write_atomic(config, configuration(host, port, tls, access).encode())
+        self._access = folder / "access.list"
+        write_atomic(self._access, access_list().encode())
+        write_atomic(config, configuration(host, port, tls, self._access, crl).encode())
         self.address = (reachable(host), port)
         self._child = Child(
             self.kind,
@@ -76,8 +92,16 @@ class MosquittoBroker:
         """The broker's process."""
         return self._child.pid
 
+    def shut_out(self, devices: Collection[str]) -> None:
+        """See `broker.Broker`. A broker that does not run reads both lists when it starts."""
+        write_atomic(self._access, access_list(devices).encode())
+        pid = self.pid
+        if pid is not None:
+            with suppress(ProcessLookupError):  # it has just died, and is started anew
+                os.kill(pid, signal.SIGHUP)
 
-def configuration(host: str, port: int, tls: TlsFiles, access: Path) -> str:
+
+def configuration(host: str, port: int, tls: TlsFiles, access: Path, crl: Path | None = None) -> str:
     """Return the configuration file."""
     user = pwd.getpwuid(os.geteuid()).pw_name  # a change of user would also drop the tie to our life
     return f"""\
@@ -101,6 +125,7 @@ listener {port} {host}
 cafile {tls.ca}
 certfile {tls.cert}
 keyfile {tls.key}
+{f"crlfile {crl}" if crl else "# no crlfile"}
 require_certificate true
 use_identity_as_username true
 use_username_as_clientid true
@@ -108,12 +133,16 @@ tls_version tlsv1.3
 """
 
 
-def access_list() -> str:
-    """Return the access list. `%u` is the certificate's common name; the broker refuses names with wildcards."""
+def access_list(shut_out: Collection[str] = ()) -> str:
+    """Return the access list. `%u` is the certificate's common name; the broker refuses names with wildcards.
+
+    A `deny` goes before whatever a pattern allows.
+    """
+    denied = "".join(f"\nuser {device}\ntopic deny #\n" for device in sorted(set(shut_out)))
     return f"""\
 user {COORDINATOR}
 topic readwrite #
-
+{denied}
 pattern write {ROOT}/+/d/%u/up/#
 pattern write {ROOT}/+/s/%u
 pattern read {ROOT}/+/d/%u/dn/#

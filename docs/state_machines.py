@@ -48,6 +48,15 @@ def machines() -> list[Machine]:
     """Return all machines, the operator's first."""
     return [
         Machine(
+            "A device, at the coordinator",
+            "In the coordinator's database. A device that is not there yet begins as `pending` or, with a token that "
+            "approves by itself, as `enrolled`. `request`: it asks, with a token that does not; `issue`: it gets a "
+            "certificate; the others are an operator's, and time's.",
+            "server/argosy_server/store/rows.py",
+            rows.DeviceState.PENDING.value,
+            _moved(rows.DEVICE_TRANSITIONS),
+        ),
+        Machine(
             "A run",
             "In the coordinator's database. Of two verdicts on a run the first one stands.",
             "server/argosy_server/store/rows.py",

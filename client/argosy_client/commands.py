@@ -71,8 +71,12 @@ def join(  # noqa: PLR0917  (typer declares a command's options as its parameter
     force: Annotated[
         bool, typer.Option("--force", help="Replace the coordinator that this board has joined, or its operator's key.")
     ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, max=7 * 86400, help="Seconds to wait for an operator, where the token asks for one.")
+    ] = 900.0,
 ) -> None:
     """Enrol this board with a coordinator. The same command again is harmless."""
+    from argosy_client.approval import Patience  # noqa: PLC0415  (as below)
     from argosy_client.join import join as enrol  # noqa: PLC0415  (it brings in the HTTP client)
 
     settings = load_settings(config, state_dir=state_dir, name=name)
@@ -85,6 +89,7 @@ def join(  # noqa: PLR0917  (typer declares a command's options as its parameter
         clock=SystemClock(),
         operator=_public_key(operator_key, "--operator-key"),
         force=force,
+        patience=Patience(wait, lambda text: typer.echo(text, err=True)),
     )
     with storage_errors(settings.state_dir):
         remember_name(settings)

@@ -21,6 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from argosy_client import identity
+from argosy_client.approval import Patience, until_decided
 from argosy_client.coordinator_https import Address, blind_context, exchange
 from argosy_client.identity import Enrolment, Record
 from argosy_client.instance import running_pid
@@ -31,6 +32,7 @@ from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY, EnrolAnswer, 
 from argosy_common.errors import (
     AlreadyEnrolled,
     AlreadyRunning,
+    ApprovalPending,
     ArgosyError,
     CertificateInvalid,
     DeviceRefused,
@@ -39,6 +41,7 @@ from argosy_common.errors import (
     NotEnrolled,
     OperatorKeyDiffers,
     PinMismatch,
+    RequestExpired,
     RequestInvalid,
     SettingsInvalid,
     StorageFailed,
@@ -58,7 +61,9 @@ log = get_logger(__name__)
 JOINING = "joining"
 _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _REFUSALS = (
+    ApprovalPending,
     DeviceRefused,
+    RequestExpired,
     RequestInvalid,
     TokenExhausted,
     TokenExpired,
@@ -89,8 +94,9 @@ def join(
     clock: Clock,
     operator: x509.PublicKey | None = None,
     force: bool = False,
+    patience: Patience | None = None,
 ) -> Enrolment:
-    """Enrol this device, and return its enrolment. Takes at most about two minutes.
+    """Enrol this device, and return its enrolment. Takes at most about two minutes, and `patience` for an operator.
 
     The wall clock is never asked: this board may think that it is 1970.
 
@@ -105,6 +111,8 @@ def join(
         EnrolmentUnreachable: no proper answer; the same command may be repeated.
         PinMismatch: the server is not the coordinator that the pin names; the token was not sent.
         TokenUnknown, TokenExpired, TokenExhausted, RequestInvalid, DeviceRefused, TooManyAttempts: it refused.
+        ApprovalPending: no operator has decided within `patience`; the same command again goes on.
+        RequestExpired: none decided while the request was good.
         CertificateInvalid: a key file is broken.
         StorageFailed, DiskFull: the state directory cannot be written.
     """
@@ -129,7 +137,8 @@ def join(
             return replace(there, operator=operator)
         keys = _keys(state_dir)
         ca_pem = _fetch_authority(address, pin)
-        answer = _enrol(address, pin, ca_pem, _request(token.strip(), keys, name))
+        request = _request(token.strip(), keys, name)
+        answer = until_decided(lambda: _enrol(address, pin, ca_pem, request), patience or Patience(), clock)
         _check(answer, address, ca_pem, keys)
         record = Record(
             device=answer.device,

@@ -18,7 +18,7 @@ import msgpack
 from argosy_common import __version__
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import Clock
-from argosy_common.errors import BrokerUnreachable
+from argosy_common.errors import BrokerUnreachable, StorageFailed
 from argosy_common.files import private_folder
 from argosy_common.link import Link, LinkSettings, Will
 from argosy_common.logs import get_logger
@@ -35,6 +35,7 @@ from argosy_server.enrolment import EnrolmentServer
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
 from argosy_server.registry import Registry
+from argosy_server.revocation import end_session
 from argosy_server.runs.supervisor import RunSupervisor
 from argosy_server.settings import CoordinatorSettings, local_hosts
 from argosy_server.store import Store
@@ -47,6 +48,7 @@ SINK = "c0"
 MAX_UPLOAD = 16 * 1024**3
 TICK_S = 1.0
 FIRST_CONNECTION_S = 30.0
+EXPIRE_EVERY_S = 60.0
 
 
 class Coordinator:
@@ -63,7 +65,11 @@ class Coordinator:
         self.ca = CertificateAuthority.open(state / "ca", clock)
         self._hosts = settings.broker.advertise or local_hosts()
         tls = self.ca.issue_server(self._hosts, "broker")
-        self._broker: Broker = open_broker(settings.broker, tls, state / "broker", clock=clock, rng=rng)
+        refused = self.store.devices.shut_out()
+        crl = self.ca.write_crl(refused.serials)
+        self._broker: Broker = open_broker(settings.broker, tls, state / "broker", clock=clock, rng=rng, crl=crl)
+        self._shutting = threading.Lock()
+        self._broker.shut_out(refused.devices)
         self._registry = Registry(clock=clock, grace_s=settings.runs.grace_s)
         self._stopping = threading.Event()
         self._ticker = threading.Thread(target=self._tick_on, name="ticker", daemon=True)
@@ -159,6 +165,31 @@ class Coordinator:
         """See `CoordinatorPort.enrolment_endpoint`."""
         return self._enrolment.url, self.ca.pin
 
+    def shut_out(self, device: str) -> Facts:
+        """See `CoordinatorPort.shut_out`. The order of the steps is that of `argosy_server/revocation.py`."""
+        self._dispatcher.shut_out(device)
+        self._tell_broker()
+        key, certificate = self.ca.issue_for_take_over(device)
+        where = self._broker.address
+        ended = end_session(device, key, certificate, self.ca.ca_path, where, clock=self._clock, rng=self._rng)
+        log.warning("coordinator.shut_out", device=device, broker=self._broker.kind, session_ended=ended)
+        return {"session_ended": ended, "broker": self._broker.kind}
+
+    def readmit(self, device: str) -> None:
+        """See `CoordinatorPort.readmit`."""
+        self._tell_broker()
+        self._dispatcher.readmit(device)
+
+    def _tell_broker(self) -> None:
+        """Bring the broker's lists up to what the database says."""
+        with self._shutting:  # of two at once the later list must be the one that stays
+            refused = self.store.devices.shut_out()
+            crl = self.ca.write_crl(refused.serials)
+            try:
+                self._broker.shut_out(refused.devices)
+            except OSError as error:
+                raise StorageFailed(path=crl.parent, why=error.strerror or error) from error
+
     def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: dict[str, Any]) -> int:
         """See `CoordinatorPort.start_run`."""
         return self.runs.start(bundle, rounds, config, layers)
@@ -240,6 +271,7 @@ class Coordinator:
             brokers=self._brokers,
             advertise=wanted.advertise,
             downloads=downloads if wanted.serve_blobs else None,
+            approval_s=wanted.approval_s,
         )
 
     def _blob_urls(self, ref: BlobRef) -> list[str]:
@@ -267,9 +299,13 @@ class Coordinator:
 
     def _tick_on(self) -> None:
         """Once a second: presence, re-sends, deadlines, transfers. A failure is logged and the ticking goes on."""
+        expire_at = 0.0
         while not self._stopping.wait(TICK_S):
             try:
                 self._registry.tick()
                 self._dispatcher.tick()
+                if self._clock.monotonic() >= expire_at:
+                    expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
+                    self.store.devices.expire()
             except Exception as error:  # noqa: BLE001  (the clock of the daemon must not stop)
                 log.error("coordinator.tick_failed", exc=error)

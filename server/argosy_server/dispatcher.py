@@ -164,6 +164,17 @@ class Dispatcher:
                     InstructionState.EXPIRED,
                 )
 
+    def shut_out(self, device: str) -> None:
+        """An operator revoked the device: nothing is taken of it, and what it owed is answered with `device-lost`."""
+        self._gateway.forget(device)
+        self.exchange.peer_down(device)
+        self._registry.shut_out(device)
+
+    def readmit(self, device: str) -> None:
+        """An operator let it in again."""
+        self._gateway.forget(device)
+        self._registry.readmit(device)
+
     def close_run(self, run: int) -> None:
         """Forget a run: cancel what is open, and tell the devices that took part to drop its state."""
         with self._lock:
@@ -216,7 +227,7 @@ class Dispatcher:
         """Tell whether nobody is there to answer: the device was lost before it was asked, or was never seen."""
         presence = self._registry.view(entry.out.device).presence
         never_seen = presence is Presence.UNSEEN and now - entry.submitted_at >= self._grace_s
-        return presence is Presence.LOST or never_seen
+        return presence in (Presence.LOST, Presence.SHUT_OUT) or never_seen
 
     def link_up(self) -> None:
         """The broker is back, perhaps with an empty memory: send what is not known to be journaled."""

@@ -56,7 +56,7 @@ _CHUNK_LIFE_S = 120
 """Seconds after which the broker may drop a chunk (specs/transport.md, "Blobs")."""
 
 _KNOWN_FOR_S = 5.0
-"""A device's enrolment is read from the database at most this often; a revocation takes hold within it."""
+"""A device's enrolment is read from the database at most this often; a revocation does not wait for it (`forget`)."""
 
 B = TypeVar("B", bound=Body)
 Handler = Callable[[str, Envelope, Body], None]
@@ -126,6 +126,11 @@ class Gateway:
         """Tell whether this device is enrolled and not shut out; as fresh as for its messages."""
         return not self._lookup(device).refused
 
+    def forget(self, device: str) -> None:
+        """Read the enrolment of this device from the database before anything else is taken from it or sent to it."""
+        with self._lock:
+            self._known.pop(device, None)
+
     # --- inward
 
     def _receive(self, delivery: Delivery) -> None:
@@ -190,7 +195,7 @@ class Gateway:
             raise EnvelopeMalformed(peer=address.device, why=f"it belongs to another site than {address.site}")
 
     def _topics(self, device: str) -> topics.DeviceTopics | None:
-        """Return where to reach a device, which never changes; None if we do not know and the database does not tell.
+        """Return where to reach a device, which never changes; None for one that is shut out, or if we do not know.
 
         Whoever posts holds locks and has more to do, so what the database does must not raise here.
         """
@@ -201,7 +206,7 @@ class Gateway:
         except ArgosyError as error:
             log.error("gateway.unreachable", device=device, code=error.code, why=error.message)
             return None
-        return topics.DeviceTopics(known.site or "default", device)
+        return None if known.refused else topics.DeviceTopics(known.site or "default", device)
 
     def _lookup(self, device: str) -> _Known:
         now = self._clock.monotonic()

@@ -29,6 +29,8 @@ class Presence(Enum):
     ONLINE = "online"
     AWAY = "away"
     LOST = "lost"
+    SHUT_OUT = "shut-out"
+    """An operator revoked it: whatever it says counts for nothing."""
 
 
 TRANSITIONS: dict[tuple[Presence, str], Presence] = {
@@ -41,6 +43,10 @@ TRANSITIONS: dict[tuple[Presence, str], Presence] = {
     (Presence.AWAY, "grace-over"): Presence.LOST,
     (Presence.LOST, "birth"): Presence.ONLINE,
     (Presence.LOST, "death"): Presence.LOST,
+    **{(state, "revoke"): Presence.SHUT_OUT for state in Presence},
+    (Presence.SHUT_OUT, "birth"): Presence.SHUT_OUT,
+    (Presence.SHUT_OUT, "death"): Presence.SHUT_OUT,
+    (Presence.SHUT_OUT, "readmit"): Presence.UNSEEN,
 }
 
 
@@ -135,6 +141,16 @@ class Registry:
         with self._lock:
             view = self._views.get(device, DeviceView(device))
             self._views[device] = replace(view, doing=doing)
+
+    def shut_out(self, device: str) -> None:
+        """An operator revoked the device: it is gone at once and for good, and the listener of the lost is told."""
+        self._move(device, "revoke", "", "")
+        self._on_lost(device)
+
+    def readmit(self, device: str) -> None:
+        """An operator let a revoked device in again: it is seen when it comes."""
+        if self.view(device).presence is Presence.SHUT_OUT:
+            self._move(device, "readmit", "", "")
 
     def link_down(self) -> None:
         """The broker is gone. Whoever is online stays so, but has to show it once the broker is back."""

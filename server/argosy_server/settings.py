@@ -92,6 +92,9 @@ class EnrolmentTable(_Table):
     serve_blobs: bool = True
     """Let devices download blobs of 8 MB and more here; where they cannot, or may not, blobs go by MQTT."""
 
+    approval_s: Seconds = 86400.0
+    """How long a device that joined with a token of `--no-approve` waits for an operator before its request expires."""
+
     @field_validator("advertise")
     @classmethod
     def _is_https(cls, url: str | None) -> str | None:

@@ -52,7 +52,8 @@ def registry(clock: HandClock) -> Registry:
 
 def test_every_state_knows_every_birth_and_death() -> None:
     for state in Presence:
-        assert TRANSITIONS[(state, "birth")] is Presence.ONLINE
+        shut_out = state is Presence.SHUT_OUT
+        assert TRANSITIONS[(state, "birth")] is (Presence.SHUT_OUT if shut_out else Presence.ONLINE)
         assert TRANSITIONS[(state, "death")] is not Presence.ONLINE
 
 
@@ -174,3 +175,20 @@ def test_a_board_may_be_carried_to_another_site_and_a_shard_of_nowhere_is_none(r
     assert registry.conditions() == {DEVICE: {"site": "yard"}}
     registry.born(DEVICE, birth(session=3, shard="3"))
     assert registry.conditions() == {DEVICE: {}}
+
+
+def test_a_device_that_is_shut_out_stays_away_whatever_it_says_until_it_is_let_in(registry: Registry) -> None:
+    lost: list[str] = []
+    registry.on_lost(lost.append)
+    registry.born(DEVICE, birth())
+    registry.shut_out(DEVICE)
+    assert lost == [DEVICE]
+    registry.born(DEVICE, birth("22" * 16))
+    registry.died(DEVICE, Death(boot="22" * 16))
+    registry.tick()
+    assert registry.view(DEVICE).presence is Presence.SHUT_OUT
+    assert registry.online() == []
+    registry.readmit(DEVICE)
+    registry.born(DEVICE, birth("33" * 16))
+    registry.readmit(DEVICE)
+    assert registry.online() == [DEVICE]

@@ -133,3 +133,43 @@ class CertificateInvalid(ArgosyError):
     fault = Fault.OPERATOR
     template = "The certificate or key in {path} cannot be used: {why}."
     remedy = "Restore it from a backup, or enrol again with a new token."
+
+
+class DeviceStateForbids(ArgosyError):
+    """What an operator wants to do with a device does not fit its state."""
+
+    code = "device-state-forbids"
+    exit_code = 120
+    fault = Fault.OPERATOR
+    template = "The device {device} is {state}: there is nothing to {event}."
+    remedy = "See `argosy device show {device}`. A request is approved or rejected, an enrolled device revoked."
+
+
+class ApprovalPending(ArgosyError):
+    """A device has asked to join, and no operator has decided."""
+
+    code = "approval-pending"
+    exit_code = 121
+    fault = Fault.OPERATOR
+    template = "The device {device} waits for an operator's approval."
+    remedy = "Approve it with `argosy device approve {device}`, then run the same join command again."
+
+
+class RequestExpired(ArgosyError):
+    """No operator decided on a device's request in time."""
+
+    code = "request-expired"
+    exit_code = 122
+    fault = Fault.OPERATOR
+    template = "No operator decided in time whether the device {device} may join."
+    remedy = "Make a new token with `argosy token create` and join with that."
+
+
+class NameUnusable(ArgosyError):
+    """A name or a tag that a device cannot be given."""
+
+    code = "name-unusable"
+    exit_code = 123
+    fault = Fault.OPERATOR
+    template = "The name {name!r} cannot be used: {why}."
+    remedy = "Choose another one; `argosy device list` shows those that are taken."

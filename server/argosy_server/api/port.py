@@ -53,6 +53,17 @@ class CoordinatorPort(Protocol):
         """Return the URL that devices join at and the pin of the certificate authority."""
         ...
 
+    def shut_out(self, device: str) -> Facts:
+        """Take the device, which the database has as revoked, off at once.
+
+        Return `{"session_ended": bool, "broker": kind}`: whether the broker let us end its session.
+        """
+        ...
+
+    def readmit(self, device: str) -> None:
+        """Take hold of an operator's approval of a device, which may have been shut out before."""
+        ...
+
     def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: dict[str, Any]) -> int:
         """Check the app bundle and its configuration, start a run and return its number.
 

@@ -31,7 +31,8 @@ def device_view(row: DeviceRow, presence: Mapping[str, object]) -> View:
         "inventory": row.inventory,
         "enrolled_at": _iso(row.enrolled_at),
         "last_seen_at": _iso(row.last_seen_at),
-        "certificate_ends_at": _iso(row.not_after),
+        "certificate_ends_at": _iso(row.not_after) if row.certificate_pem else None,
+        "request_ends_at": _iso(row.request_ends_at),
         "presence": dict(presence),
     }
 
@@ -126,6 +127,7 @@ def token_view(row: TokenRow) -> View:
         "uses": row.uses,
         "used": row.used,
         "tags": row.tags,
+        "approve": row.approve,
         "created_at": _iso(row.created_at),
         "expires_at": _iso(row.expires_at),
     }

@@ -17,9 +17,10 @@ from argosy_server.cli.client import Data
 from argosy_server.cli.inventory import inventory_rows
 from argosy_server.cli.options import DeviceArgument, JsonOption, SocketOption, connect, examples
 from argosy_server.cli.terminal import pairs, print_json, say, stdout, table
+from argosy_server.cli.verbs import add_verbs
 from argosy_server.cli.words import clean
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="See the devices.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="See the devices, let them in, shut them out.")
 
 
 @app.command(
@@ -86,6 +87,8 @@ def device_table(rows: list[Data], now: datetime) -> Table:
 def state_text(row: Data) -> Text:
     """Return a device's state in a word or two, with a dot for the eye."""
     presence = row["presence"]
+    if row["state"] in ("pending", "approved"):
+        return Text(f"… {clean(row['state'])}", style="yellow")
     if row["state"] != "enrolled":
         return Text(f"✗ {clean(row['state'])}", style="red")
     if not presence.get("online"):
@@ -143,7 +146,8 @@ def device_card(row: Data, now: datetime) -> Table:
         ("state", Text.assemble(state, (f"  since {since}", "dim") if since else "")),
         ("seen", words.local_time(row["last_seen_at"])),
         ("enrolled", words.local_time(row["enrolled_at"])),
-        ("certificate", _ends(row["certificate_ends_at"], now)),
+        ("certificate", _ends(row["certificate_ends_at"], now) if row["certificate_ends_at"] else None),
+        ("request", _ends(row["request_ends_at"], now) if row["request_ends_at"] else None),
         ("machine", clean(row["machine"] or "")),
         ("version", clean(row["version"] or "")),
         ("load", _fraction(beat.get("load"))),
@@ -161,7 +165,7 @@ def device_card(row: Data, now: datetime) -> Table:
 
 
 def _ends(at: object, now: datetime) -> str:
-    """Say when a certificate ends, or ended."""
+    """Say when a certificate, or a request, ends or ended."""
     end = words.parse_time(at)
     past = end is not None and end < now
     return f"{'ended' if past else 'ends'} {words.age(at, now)}, {words.local_time(at)}"
@@ -201,3 +205,6 @@ def _fraction(value: float | None) -> str:
 
 def _whole(value: float | None) -> str:
     return words.NONE if value is None else f"{value:.0f}"
+
+
+add_verbs(app)

@@ -34,6 +34,7 @@ def parse_ttl(text: str | int) -> int:
     epilog=examples(
         "argosy token create",
         "argosy token create --uses 20 --ttl 1d --tag north",
+        "argosy token create --site lab --tag camera --no-approve",
         "argosy token create --json | jq -r .command",
     ),
 )
@@ -47,11 +48,14 @@ def create(
         str | None, typer.Option(help="The site its devices belong to.", show_default="the coordinator's")
     ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for its devices; repeat it.")] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve/--no-approve", help="Let its devices in, or decide on each of them.")
+    ] = True,
     socket: SocketOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a join token and print the line to run on the device. It is shown once."""
-    body = {"uses": uses, "ttl_s": ttl, "site": site, "tags": tag or []}
+    body = {"uses": uses, "ttl_s": ttl, "site": site, "tags": tag or [], "approve": approve}
     with connect(socket) as api:
         made = api.post("/tokens", body)
     words = ["argosy-device", "join", made["url"], "--token", made["token"], "--pin", made["pin"]]
@@ -62,6 +66,8 @@ def create(
     stdout().print(Text(command), soft_wrap=True)
     devices = "one device" if uses == 1 else f"{uses} devices"
     say(f"Run it on the device. Good for {devices}, until {_until(made)}. The token is not shown again.")
+    if not approve:
+        say("Then let each device in with `argosy device approve`; until then it waits, and gets nothing.")
 
 
 @app.command("list", epilog=examples("argosy token list", "argosy token list --json"))
@@ -80,7 +86,7 @@ def list_tokens(socket: SocketOption = None, json: JsonOption = False) -> None:
     for row in data["tokens"]:
         ends = parse_time(row["expires_at"])
         spent = row["used"] >= row["uses"] or (ends is not None and ends <= now)
-        tags = " ".join(clean(tag) for tag in row["tags"])
+        tags = " ".join(clean(tag) for tag in [*row["tags"], *([] if row["approve"] else ["(to be approved)"])])
         ends_text = age(row["expires_at"], now)
         cells = [row["id"], row["site"], f"{row['used']}/{row['uses']}", ends_text, tags]
         shown.add_row(*cells, style="dim" if spent else None)

@@ -14,9 +14,11 @@ from starlette.requests import ClientDisconnect
 
 from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY
 from argosy_common.errors import (
+    ApprovalPending,
     ArgosyError,
     DeviceRefused,
     ProgrammingError,
+    RequestExpired,
     RequestInvalid,
     TokenExhausted,
     TokenExpired,
@@ -39,6 +41,8 @@ STATUS: dict[type[ArgosyError], int] = {
     TokenExpired: 403,
     TokenExhausted: 403,
     DeviceRefused: 403,
+    RequestExpired: 403,
+    ApprovalPending: 202,
     TooManyAttempts: 429,
 }
 

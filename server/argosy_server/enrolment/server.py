@@ -27,6 +27,7 @@ from argosy_server.downloads import Downloads
 from argosy_server.enrolment.app import create_app
 from argosy_server.enrolment.service import Brokers, EnrolmentService
 from argosy_server.store import Store
+from argosy_server.store.enrolments import APPROVAL_S
 
 log = get_logger(__name__)
 
@@ -53,10 +54,11 @@ class EnrolmentServer:
         brokers: Brokers,
         advertise: str | None = None,
         downloads: Downloads | None = None,
+        approval_s: float = APPROVAL_S,
     ) -> None:
         """Listen on `host`:`port` (0: a free one). Devices are told to come to `advertise`, by default the first of
         `hosts`, this machine's names and addresses; `brokers` gives the addresses of the broker at each enrolment.
-        Without `downloads` no blob is served.
+        Without `downloads` no blob is served. Requests wait `approval_s` seconds for an operator.
         """
         self._ca = ca
         self._clock = clock
@@ -64,7 +66,7 @@ class EnrolmentServer:
         self._hosts = list(hosts)
         self._advertise = advertise
         self._downloads = downloads
-        self._service = EnrolmentService(store, ca, clock=clock, brokers=brokers)
+        self._service = EnrolmentService(store, ca, clock=clock, brokers=brokers, approval_s=approval_s)
         self._listener: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None

@@ -18,6 +18,7 @@ from argosy_common.enrolment import MAX_BODY, BrokerAddress, EnrolAnswer, EnrolR
 from argosy_common.errors import (
     ArgosyError,
     DeviceRefused,
+    RequestExpired,
     RequestInvalid,
     TokenExhausted,
     TokenExpired,
@@ -29,11 +30,19 @@ from argosy_common.logs import get_logger
 from argosy_server.ca import CertificateAuthority
 from argosy_server.enrolment.rate import RateLimit
 from argosy_server.store import Store
-from argosy_server.store.enrolments import Claim, Issued
+from argosy_server.store.enrolments import APPROVAL_S, Claim, Issued
 
 log = get_logger(__name__)
 
-REFUSALS = (TokenMalformed, TokenUnknown, TokenExpired, TokenExhausted, RequestInvalid, DeviceRefused)
+REFUSALS = (
+    TokenMalformed,
+    TokenUnknown,
+    TokenExpired,
+    TokenExhausted,
+    RequestInvalid,
+    RequestExpired,
+    DeviceRefused,
+)
 
 Brokers = Callable[[], Sequence[tuple[str, int]]]
 
@@ -41,11 +50,21 @@ Brokers = Callable[[], Sequence[tuple[str, int]]]
 class EnrolmentService:
     """Checks requests and answers them. Safe to use from any thread."""
 
-    def __init__(self, store: Store, ca: CertificateAuthority, *, clock: Clock, brokers: Brokers) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ca: CertificateAuthority,
+        *,
+        clock: Clock,
+        brokers: Brokers,
+        approval_s: float = APPROVAL_S,
+    ) -> None:
+        """Let devices in by `store` and `ca`; a request waits `approval_s` seconds for an operator's approval."""
         self.ca_pem = ca.pem
         self._store = store
         self._ca = ca
         self._brokers = brokers
+        self._approval_s = approval_s
         # A lab of boards behind one address may join at once; failures are another matter.
         self._attempts = RateLimit(burst=120, per_s=2.0, clock=clock)
         self._failures = RateLimit(burst=10, per_s=0.1, clock=clock)
@@ -55,6 +74,8 @@ class EnrolmentService:
 
         Raises:
             TooManyAttempts: the address must wait; the request was not looked at.
+            ApprovalPending: an operator must decide first; the same request again will be answered.
+            RequestExpired: none decided in time.
             TokenMalformed, TokenUnknown, TokenExpired, TokenExhausted: what is wrong with the token.
             RequestInvalid: the request does not hold together.
             DeviceRefused: this identity may not enrol.
@@ -94,8 +115,10 @@ class EnrolmentService:
             inventory=dict(request.inventory),
             source=source,
         )
-        # 5. The token: checked and burnt in the transaction that records the device and its certificate.
-        enrolment = self._store.enrolments.enrol(claim, lambda: self._issue(device, x509.csr_key(csr)))
+        # 5. The token: checked and burnt in the transaction that records the device and its certificate or request.
+        enrolment = self._store.enrolments.enrol(
+            claim, lambda: self._issue(device, x509.csr_key(csr)), approval_s=self._approval_s
+        )
         log.info("enrolment.device", device=device, name=request.name, site=enrolment.site, source=source)
         return EnrolAnswer(
             device=device,
@@ -108,7 +131,8 @@ class EnrolmentService:
 
     def _issue(self, device: str, tls_key: x509.PublicKey) -> Issued:
         certificate = self._ca.issue_device(device, tls_key)
-        return Issued(x509.certificate_pem(certificate).decode(), certificate.not_valid_after_utc)
+        pem = x509.certificate_pem(certificate).decode()
+        return Issued(certificate.serial_number, pem, certificate.not_valid_after_utc)
 
     def _refused(self, error: ArgosyError, source: str) -> None:
         log.warning("enrolment.refused", source=source, code=error.code, why=error.message)

@@ -21,6 +21,7 @@ from argosy_server.store.rows import (
     NewInstruction,
     RunRow,
     RunStatus,
+    ShutOut,
     TokenRow,
 )
 from argosy_server.store.store import Store
@@ -37,6 +38,7 @@ __all__ = [
     "NewInstruction",
     "RunRow",
     "RunStatus",
+    "ShutOut",
     "Store",
     "TokenRow",
 ]

@@ -1,17 +1,22 @@
-"""Enrolled devices."""
+"""Devices: those that are enrolled, those that wait to be, and those that are shut out."""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from argosy_common.clock import Clock
-from argosy_common.errors import DeviceNotFound
+from argosy_common.errors import DeviceNotFound, DeviceStateForbids, NameUnusable
+from argosy_server.store.audit import put_audit
 from argosy_server.store.database import Database
-from argosy_server.store.rows import DeviceRow, DeviceState
-from argosy_server.store.tables import Device, clean
+from argosy_server.store.rows import DEVICE_TRANSITIONS, DeviceRow, DeviceState, ShutOut
+from argosy_server.store.tables import Certificate, Device, clean
 
 MAX_NAME = 64
+MAX_TAGS = 32
 
 
 class Devices:
@@ -61,20 +66,126 @@ class Devices:
             for field, value in (("boot", boot), ("version", version), ("machine", machine)):
                 if value is not None:
                     setattr(found, field, clean(value)[:256])
-            if name:
+            if name and not found.renamed:
                 found.name = _free_name(session, name, device)
             return True
 
-    def set_state(self, key: str, state: DeviceState) -> DeviceRow:
-        """Shut a device out, or let it in again.
+    def decide(self, key: str, event: str, actor: str) -> DeviceRow:
+        """Follow an operator's `approve`, `reject` or `revoke`, and note it in the audit log.
+
+        With `revoke`, every certificate that the device ever got is revoked, in the same transaction.
 
         Raises:
             DeviceNotFound: see `get`.
+            DeviceStateForbids: there is no such way from the state that the device is in.
         """
+        now = self._clock.wall()
+        self.expire()
         with self._database.write() as session:
             found = _find(session, key)
-            found.state_text = state.value
+            follow(found, event)
+            if event == "revoke":
+                mine = (Certificate.device == found.device, Certificate.revoked_at.is_(None))
+                session.execute(update(Certificate).where(*mine).values(revoked_at=now))
+            put_audit(session, now, actor, f"device.{event}", subject=found.device, detail={"name": found.name})
             return found.to_row(DeviceRow)
+
+    def expire(self) -> tuple[str, ...]:
+        """End the requests on which nobody decided in time; return their devices."""
+        now = self._clock.wall()
+        due = (Device.state_text == DeviceState.PENDING.value, Device.request_ends_at <= now)
+        with self._database.read() as session:
+            if session.scalar(select(Device.device).where(*due).limit(1)) is None:
+                return ()  # which is nearly always so, and then nothing is written
+        with self._database.write() as session:
+            found = list(session.scalars(select(Device).where(*due)))
+            for device in found:
+                expire_request(session, device, now)
+            return tuple(device.device for device in found)
+
+    def shut_out(self) -> ShutOut:
+        """Return what a broker must refuse now."""
+        revoked = (Certificate.revoked_at.is_not(None), Certificate.not_after > self._clock.wall())
+        with self._database.read() as session:
+            devices = session.scalars(select(Device.device).where(Device.state_text == DeviceState.REVOKED.value))
+            serials = session.scalars(select(Certificate.serial).where(*revoked))
+            return ShutOut(sorted(devices), sorted(int(serial, 16) for serial in serials))
+
+    def rename(self, key: str, name: str, actor: str) -> DeviceRow:
+        """Give a device a name, which stays whatever the device calls itself.
+
+        Raises:
+            DeviceNotFound: see `get`.
+            NameUnusable: it is empty, too long, not printable, or another device's.
+        """
+        why = _unusable(name)
+        if why:
+            raise NameUnusable(name=clean(name)[:MAX_NAME], why=why)
+        with self._database.write() as session:
+            found = _find(session, key)
+            other = session.scalars(select(Device).where(Device.name == name)).one_or_none()
+            other = other or session.get(Device, name)
+            if other is not None and other.device != found.device:
+                raise NameUnusable(name=name, why=f"it is that of the device {other.device}")
+            detail: dict[str, object] = {"before": found.name, "name": name}
+            found.name, found.renamed = name, True
+            put_audit(session, self._clock.wall(), actor, "device.rename", subject=found.device, detail=detail)
+            return found.to_row(DeviceRow)
+
+    def tag(self, key: str, actor: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> DeviceRow:
+        """Add tags to a device and take others from it; a tag that is there, or is not, is no error.
+
+        Raises:
+            DeviceNotFound: see `get`.
+            NameUnusable: a tag is empty, too long or not printable, or there are too many.
+        """
+        added, removed = list(dict.fromkeys(add)), set(remove)
+        for each in added:
+            why = _unusable(each)
+            if why:
+                raise NameUnusable(name=clean(each)[:MAX_NAME], why=why)
+        with self._database.write() as session:
+            found = _find(session, key)
+            tags = [each for each in dict.fromkeys([*found.tags, *added]) if each not in removed]
+            if len(tags) > MAX_TAGS:
+                raise NameUnusable(name=added[-1], why=f"a device has at most {MAX_TAGS} tags")
+            found.tags = tags
+            detail: dict[str, object] = {"tags": " ".join(tags)}
+            put_audit(session, self._clock.wall(), actor, "device.tag", subject=found.device, detail=detail)
+            return found.to_row(DeviceRow)
+
+
+def follow(device: Device, event: str) -> None:
+    """Follow one transition of the table, inside a transaction of the caller's.
+
+    Raises:
+        DeviceStateForbids: there is none; the device is left as it is.
+    """
+    after = DEVICE_TRANSITIONS.get((device.state, event))
+    if after is None:
+        raise DeviceStateForbids(device=device.device, state=device.state.value, event=event)
+    device.state_text = after.value
+
+
+def expire_request(session: Session, device: Device, now: datetime) -> bool:
+    """End the device's request if it is pending and its time is over; tell whether it was."""
+    ends = device.request_ends_at
+    if device.state is not DeviceState.PENDING or ends is None or ends > now:
+        return False
+    follow(device, "expire")
+    put_audit(session, now, "coordinator", "device.expire", subject=device.device, detail={"name": device.name})
+    return True
+
+
+def _unusable(text: str) -> str:
+    """Return why a text that a person gave is no name; empty where it is one."""
+    if not text.strip() or text != text.strip():
+        return "it is empty, or has blanks around it"
+    if len(text) > MAX_NAME:
+        return f"it has more than {MAX_NAME} characters"
+    if clean(text) != text or not text.isprintable():
+        return "it has characters that cannot be shown"
+    return ""
 
 
 def put_device(session: Session, row: DeviceRow) -> Device:
@@ -82,9 +193,11 @@ def put_device(session: Session, row: DeviceRow) -> Device:
     found = session.get(Device, row.device)
     if found is None:
         found = Device(device=row.device, last_seen_at=row.last_seen_at, boot=row.boot, enrolled_at=row.enrolled_at)
+        found.renamed = False
         session.add(found)
-    with session.no_autoflush:
-        found.name = _free_name(session, row.name or row.device, row.device)
+    if not found.renamed:
+        with session.no_autoflush:
+            found.name = _free_name(session, row.name or row.device, row.device)
     found.site = row.site
     found.tags = row.tags
     found.state_text = row.state.value

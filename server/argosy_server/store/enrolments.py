@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from argosy_common.clock import Clock
-from argosy_common.errors import DeviceRefused, TokenExhausted, TokenExpired, TokenUnknown
+from argosy_common.errors import (
+    ApprovalPending,
+    ArgosyError,
+    DeviceRefused,
+    RequestExpired,
+    TokenExhausted,
+    TokenExpired,
+    TokenUnknown,
+)
 from argosy_server.store.audit import put_audit
 from argosy_server.store.database import Database
-from argosy_server.store.devices import put_device
+from argosy_server.store.devices import expire_request, follow, put_device
 from argosy_server.store.rows import DeviceRow, DeviceState, EnrolmentRow, Json, TokenRow
-from argosy_server.store.tables import Device, Enrolment, Token
+from argosy_server.store.tables import Certificate, Device, Enrolment, Token
 from argosy_server.store.tokens import secret_hash
+
+APPROVAL_S = 86_400.0
+"""How long a request waits for an operator unless it is set."""
+
+_KEPT_OUT = {DeviceState.REVOKED: "an operator revoked it", DeviceState.REJECTED: "an operator rejected it"}
+_UNDECIDED = (None, DeviceState.PENDING, DeviceState.EXPIRED)
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Claim:
 class Issued:
     """A fresh certificate."""
 
+    serial: int
     certificate_pem: str
     not_after: datetime
 
@@ -51,22 +66,27 @@ class Enrolments:
         self._database = database
         self._clock = clock
 
-    def enrol(self, claim: Claim, issue: Callable[[], Issued]) -> EnrolmentRow:
+    def enrol(self, claim: Claim, issue: Callable[[], Issued], *, approval_s: float = APPROVAL_S) -> EnrolmentRow:
         """Give the claim its certificate. The same request with the same token again gets the same certificate.
 
         Raises:
+            ApprovalPending: the token does not approve by itself, and no operator has decided yet.
+            RequestExpired: no operator decided within `approval_s` seconds.
             TokenUnknown: no such token, or its secret is wrong.
             TokenExpired: its time is over.
             TokenExhausted: all its uses are gone.
             DeviceRefused: an operator shut this identity out, or the request belongs to another identity.
         """
         try:
-            return self._once(claim, issue)
+            outcome = self._once(claim, issue, approval_s)
         except IntegrityError:
             # PostgreSQL only: two devices of one name came with two tokens at the same moment. One is recorded by now.
-            return self._once(claim, issue)
+            outcome = self._once(claim, issue, approval_s)
+        if isinstance(outcome, ArgosyError):
+            raise outcome  # here, so that what led to it is recorded
+        return outcome
 
-    def _once(self, claim: Claim, issue: Callable[[], Issued]) -> EnrolmentRow:
+    def _once(self, claim: Claim, issue: Callable[[], Issued], approval_s: float) -> EnrolmentRow | ArgosyError:
         now = self._clock.wall()
         with self._database.write() as session:
             # 1. The secret comes first: without it nothing is told, not even that a token or a request exists.
@@ -76,22 +96,44 @@ class Enrolments:
                 raise TokenUnknown
             # 2. An identity that was shut out stays out, whatever token it brings.
             known = session.get(Device, claim.device)
-            if known is not None and known.state is DeviceState.REFUSED:
-                raise DeviceRefused(device=claim.device, why="an operator shut it out")
+            if known is not None and known.state in _KEPT_OUT:
+                raise DeviceRefused(device=claim.device, why=_KEPT_OUT[known.state])
             # 3. A repeated request (its answer was lost) gets its answer again, as long as that is of use. With
             #    another token, or after its certificate's time, it is a new request of the same device.
             before = session.get(Enrolment, claim.csr_digest)
             if before is not None:
                 if before.device != claim.device:
                     raise DeviceRefused(device=claim.device, why="its certificate request belongs to another device")
-                if before.token == token.id and before.not_after > now:
+                in_force = known is not None and known.state is DeviceState.ENROLLED  # else it was revoked meanwhile
+                if before.token == token.id and before.not_after > now and in_force:
                     return before.to_row(EnrolmentRow)
-            # 4. Burn one use; the condition and the count are one statement.
+            # 4. A repeated request on which an operator decides: it has burnt its use.
             row = token.to_row(TokenRow)
-            _burn(session, row, now)
-            # 5. Record everything; the certificate counts only if this commits.
+            asked = known is not None and (known.request_digest, known.request_token) == (claim.csr_digest, row.id)
+            if known is not None and asked:
+                expire_request(session, known, now)
+                if known.state is DeviceState.PENDING:
+                    return ApprovalPending(device=claim.device)
+                if known.state is DeviceState.EXPIRED:
+                    return RequestExpired(device=claim.device)
+            # 5. Burn one use; the condition and the count are one statement.
+            if not asked or known is None or known.state is not DeviceState.APPROVED:
+                _burn(session, row, now)
+            # 6. Without approval nothing is issued. An identity that an operator let in once needs no second approval.
+            if not row.approve and (known.state if known is not None else None) in _UNDECIDED:
+                if known is not None:
+                    follow(known, "request")
+                _ask(session, claim, row, now, approval_s)
+                return ApprovalPending(device=claim.device)
+            # 7. Record everything; the certificate counts only if this commits.
+            if known is not None:
+                follow(known, "issue")
             issued = issue()
-            put_device(session, _device(claim, row, issued, now))
+            found = put_device(session, _device(claim, row, issued, now))
+            found.request_digest = found.request_token = found.request_ends_at = None
+            session.add(
+                Certificate(serial=f"{issued.serial:x}", device=claim.device, not_after=issued.not_after, issued_at=now)
+            )
             enrolment = session.merge(
                 Enrolment(
                     csr_digest=claim.csr_digest,
@@ -107,6 +149,17 @@ class Enrolments:
             put_audit(session, now, claim.source, "device.enrol", subject=claim.device, detail=details)
             session.flush()
             return enrolment.to_row(EnrolmentRow)
+
+
+def _ask(session: Session, claim: Claim, token: TokenRow, now: datetime, approval_s: float) -> None:
+    """Record a request on which an operator decides."""
+    nothing = Issued(serial=0, certificate_pem="", not_after=now)
+    found = put_device(session, replace(_device(claim, token, nothing, now), state=DeviceState.PENDING))
+    found.request_digest, found.request_token = claim.csr_digest, token.id
+    found.request_ends_at = now + timedelta(seconds=approval_s)
+    details: dict[str, object] = {"name": claim.name, "by": token.id}
+    put_audit(session, now, claim.source, "device.request", subject=claim.device, detail=details)
+    session.flush()
 
 
 def _burn(session: Session, token: TokenRow, now: datetime) -> None:

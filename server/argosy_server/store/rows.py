@@ -16,9 +16,36 @@ Json = dict[str, Any]
 class DeviceState(StrEnum):
     """Whether a device may take part."""
 
+    PENDING = "pending"
+    """It asked, with a token that does not approve by itself; nothing was issued."""
+    APPROVED = "approved"
+    """An operator let it in; its certificate is issued when it asks again."""
     ENROLLED = "enrolled"
-    REFUSED = "refused"
-    """An operator shut it out; it can neither enrol again nor take part."""
+    """It has a certificate, and takes part."""
+    REJECTED = "rejected"
+    """An operator said no; it cannot enrol."""
+    EXPIRED = "expired"
+    """Nobody decided in time; with another token it may ask again."""
+    REVOKED = "revoked"
+    """An operator shut it out; it can neither take part nor enrol again."""
+
+
+DEVICE_TRANSITIONS: dict[tuple[DeviceState, str], DeviceState] = {
+    (DeviceState.PENDING, "request"): DeviceState.PENDING,
+    (DeviceState.PENDING, "approve"): DeviceState.APPROVED,
+    (DeviceState.PENDING, "reject"): DeviceState.REJECTED,
+    (DeviceState.PENDING, "expire"): DeviceState.EXPIRED,
+    (DeviceState.PENDING, "issue"): DeviceState.ENROLLED,
+    (DeviceState.APPROVED, "issue"): DeviceState.ENROLLED,
+    (DeviceState.APPROVED, "reject"): DeviceState.REJECTED,
+    (DeviceState.ENROLLED, "issue"): DeviceState.ENROLLED,
+    (DeviceState.ENROLLED, "revoke"): DeviceState.REVOKED,
+    (DeviceState.REJECTED, "approve"): DeviceState.APPROVED,
+    (DeviceState.EXPIRED, "request"): DeviceState.PENDING,
+    (DeviceState.EXPIRED, "issue"): DeviceState.ENROLLED,
+    (DeviceState.REVOKED, "approve"): DeviceState.APPROVED,
+}
+"""What a device's request, an operator and time do to its state. The certificates of a revoked device stay revoked."""
 
 
 class RunStatus(StrEnum):
@@ -82,6 +109,8 @@ class TokenRow:
     tags: list[str]
     created_at: datetime
     expires_at: datetime
+    approve: bool = True
+    """Whether it lets devices in by itself; otherwise an operator decides on each."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +133,8 @@ class DeviceRow:
     version: str
     boot: str
     machine: str
+    request_ends_at: datetime | None = None
+    """When the request of a pending device expires."""
 
     @property
     def node_id(self) -> int:
@@ -122,6 +153,15 @@ class EnrolmentRow:
     certificate_pem: str
     not_after: datetime
     at: datetime
+
+
+@dataclass(frozen=True)
+class ShutOut:
+    """What a broker must refuse."""
+
+    devices: list[str]
+    serials: list[int]
+    """Of revoked certificates that have not ended."""
 
 
 @dataclass(frozen=True)

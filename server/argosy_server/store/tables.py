@@ -97,6 +97,7 @@ class Token(Base):
     tags: Mapped[list[str]] = mapped_column(Document)
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     expires_at: Mapped[datetime] = mapped_column(UtcTime)
+    approve: Mapped[bool]
 
 
 class Device(Base):
@@ -117,11 +118,29 @@ class Device(Base):
     version: Mapped[str] = mapped_column(CleanText)
     boot: Mapped[str] = mapped_column(CleanText)
     machine: Mapped[str] = mapped_column(CleanText)
+    renamed: Mapped[bool]
+    """An operator chose its name: what the device calls itself counts no more."""
+    request_digest: Mapped[str | None] = mapped_column(CleanText)
+    request_token: Mapped[str | None] = mapped_column(CleanText)
+    request_ends_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
     @property
     def state(self) -> DeviceState:
         """The state by name."""
         return DeviceState(self.state_text)
+
+
+class Certificate(Base):
+    """A certificate of a device, whatever it was issued for, so that none is forgotten when it is revoked."""
+
+    __tablename__ = "certificates"
+    __table_args__ = (Index("certificates_device", "device"),)
+    serial: Mapped[str] = mapped_column(CleanText, primary_key=True)
+    """Hexadecimal."""
+    device: Mapped[str] = mapped_column(CleanText, ForeignKey("devices.device"))
+    not_after: Mapped[datetime] = mapped_column(UtcTime)
+    issued_at: Mapped[datetime] = mapped_column(UtcTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class Enrolment(Base):

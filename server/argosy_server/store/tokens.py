@@ -27,9 +27,17 @@ class Tokens:
         self._clock = clock
 
     def create(
-        self, site: str = "default", uses: int = 1, ttl_s: float = 3600.0, tags: Iterable[str] = ()
+        self,
+        site: str = "default",
+        uses: int = 1,
+        ttl_s: float = 3600.0,
+        tags: Iterable[str] = (),
+        *,
+        approve: bool = True,
     ) -> tuple[TokenRow, str]:
         """Make a token for `uses` devices within `ttl_s` seconds; return it and its text `id.secret`.
+
+        Without `approve` an operator decides on each device that comes with it.
 
         Raises:
             SettingsInvalid: no such number of uses or such a time is possible.
@@ -49,6 +57,7 @@ class Tokens:
             tags=list(tags),
             created_at=now,
             expires_at=now + timedelta(seconds=ttl_s),
+            approve=approve,
         )
         with self._database.write() as session:
             session.add(token)

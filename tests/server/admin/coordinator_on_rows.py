@@ -35,6 +35,7 @@ class RowsCoordinator:
         self.rows: list[dict[str, object]] = []
         self.checks: list[dict[str, object]] = [{"name": "broker", "ok": True, "detail": "mosquitto", "remedy": ""}]
         self.refuse_runs = False
+        self.out: list[str] = []
 
     def add_device(self, name: str, number: int) -> str:
         """Enrol a device by writing its row."""
@@ -113,6 +114,13 @@ class RowsCoordinator:
 
     def enrolment_endpoint(self) -> tuple[str, str]:
         return "https://coordinator:8444", "sha256:" + "0f" * 32
+
+    def shut_out(self, device: str) -> Mapping[str, object]:
+        self.out.append(device)
+        return {"session_ended": True, "broker": "mosquitto"}
+
+    def readmit(self, device: str) -> None:
+        self.out = [each for each in self.out if each != device]
 
     def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: dict[str, Any]) -> int:
         options: dict[str, object] = {"rounds": rounds, "codec": layers["codec"]}

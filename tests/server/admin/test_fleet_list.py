@@ -19,7 +19,7 @@ from argosy_common.secagg.fleet import MAX_BYTES, Member, sign, successor, verif
 from argosy_common.secure_ledger import Attempt
 from argosy_server.api.server import AdminServer
 from argosy_server.cli.client import AdminClient
-from argosy_server.store import DeviceState, RunStatus
+from argosy_server.store import RunStatus
 from tests.server.admin.conftest import Argosy
 from tests.server.admin.coordinator_on_rows import NAMES, RowsCoordinator
 
@@ -75,7 +75,7 @@ def test_a_refused_list_is_named_and_not_audited(api: AdminClient) -> None:
 
 def test_a_device_that_was_shut_out_counts_as_not_enrolled(api: AdminClient, coordinator: RowsCoordinator) -> None:
     everybody = members_of(api)
-    coordinator.store.devices.set_state("attic", DeviceState.REFUSED)
+    coordinator.store.devices.decide("attic", "revoke", "test")
     shown = api.put("/fleet-list", sign(successor(None, CREATED, everybody), OPERATOR))
     assert [member["name"] for member in shown["list"]["members"] if not member["enrolled"]] == ["attic"]
     assert "attic" not in [member.name for member in members_of(api)]
@@ -187,7 +187,7 @@ def test_what_changes_is_shown_before_it_is_signed(
     laptop.run("sign", laptop.file("d1", argosy("fleet", "draft").stdout), "--key", laptop.key, "-y", "-o", first)
     argosy("fleet", "install", str(first))
     coordinator.add_device("evil", 0x2000)
-    coordinator.store.devices.set_state("dock", DeviceState.REFUSED)
+    coordinator.store.devices.decide("dock", "revoke", "test")
     assert "✗ enrolled, not listed" in argosy("fleet", "show").stdout
     draft = argosy("fleet", "draft").stdout.replace('"bench"', '"garden"')
     words = ("sign", laptop.file("d2", draft), "--key", laptop.key, "--previous", first)

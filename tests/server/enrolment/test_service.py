@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from argosy_common import x509
 from argosy_common.enrolment import MAX_BODY, EnrolAnswer
 from argosy_common.errors import (
+    ApprovalPending,
     ArgosyError,
     DeviceRefused,
+    DeviceStateForbids,
+    RequestExpired,
     RequestInvalid,
     TokenExhausted,
     TokenExpired,
@@ -139,11 +142,11 @@ def test_a_device_that_was_shut_out_stays_out(service: EnrolmentService, store: 
     board = Board()
     _, text = store.tokens.create(uses=5)
     service.enrol(board.body(text), SOURCE)
-    store.devices.set_state(board.device, DeviceState.REFUSED)
+    store.devices.decide(board.device, "revoke", "test")
     _refused(service, store, board.body(text), DeviceRefused)
     board.csr = x509.make_csr(x509.generate_key())
     _refused(service, store, board.body(text), DeviceRefused)
-    assert store.devices.get(board.device).state is DeviceState.REFUSED
+    assert store.devices.get(board.device).state is DeviceState.REVOKED
 
 
 def test_somebody_elses_certificate_request_is_refused(service: EnrolmentService, store: Store) -> None:
@@ -267,3 +270,81 @@ def test_nothing_is_burnt_or_recorded_when_issuing_fails(store: Store) -> None:
     assert store.tokens.list()[0].used == 0
     assert store.devices.list() == []
     assert store.audit.tail() == []
+
+
+# --- approval ------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_that_does_not_approve_issues_nothing_until_an_operator_does(
+    service: EnrolmentService, store: Store
+) -> None:
+    board = Board()
+    _, text = store.tokens.create("lab", tags=["camera"], approve=False)
+    for _ in range(3):
+        with pytest.raises(ApprovalPending, match=board.device):
+            service.enrol(board.body(text), SOURCE)
+    row = store.devices.get("pi")
+    assert (row.state, row.certificate_pem, row.site, row.tags) == (DeviceState.PENDING, "", "lab", ["camera"])
+    assert [token.used for token in store.tokens.list()] == [1]
+    assert [entry.action for entry in store.audit.tail()] == ["device.request"]  # once, and waiting is no failure
+    store.devices.decide("pi", "approve", "user:me")
+    answer = service.enrol(board.body(text), SOURCE)
+    assert service.enrol(board.body(text), SOURCE) == answer
+    row = store.devices.get("pi")
+    assert (row.state, row.certificate_pem) == (DeviceState.ENROLLED, answer.certificate_pem)
+    assert row.request_ends_at is None
+    assert [token.used for token in store.tokens.list()] == [1]
+
+
+def test_a_rejected_device_stays_out_with_any_token(service: EnrolmentService, store: Store) -> None:
+    board = Board()
+    _, text = store.tokens.create(approve=False)
+    with pytest.raises(ApprovalPending):
+        service.enrol(board.body(text), SOURCE)
+    store.devices.decide("pi", "reject", "user:me")
+    assert "rejected" in _refused(service, store, board.body(text), DeviceRefused).message
+    _refused(service, store, board.body(store.tokens.create()[1]), DeviceRefused)
+    with pytest.raises(DeviceStateForbids, match="rejected"):
+        store.devices.decide("pi", "revoke", "user:me")
+
+
+def test_a_request_that_nobody_decides_on_expires_and_another_token_asks_anew(
+    store: Store, ca: CertificateAuthority, clock: SetClock
+) -> None:
+    service = EnrolmentService(store, ca, clock=clock, brokers=lambda: [("10.0.0.5", 8883)], approval_s=600)
+    board = Board()
+    _, text = store.tokens.create(approve=False)
+    with pytest.raises(ApprovalPending):
+        service.enrol(board.body(text), SOURCE)
+    clock.go(601)
+    _refused(service, store, board.body(text), RequestExpired)
+    assert store.devices.get("pi").state is DeviceState.EXPIRED
+    with pytest.raises(DeviceStateForbids):
+        store.devices.decide("pi", "approve", "user:me")
+    _, second = store.tokens.create(approve=False)
+    with pytest.raises(ApprovalPending):
+        service.enrol(board.body(second), SOURCE)
+    clock.go(601)
+    assert store.devices.expire() == (board.device,)
+    assert store.devices.expire() == ()
+    assert service.enrol(board.body(store.tokens.create()[1]), SOURCE).device == board.device
+
+
+def test_every_certificate_of_a_revoked_device_is_revoked_and_stays_so_when_it_is_let_in_again(
+    service: EnrolmentService, store: Store
+) -> None:
+    board = Board()
+    texts = [store.tokens.create()[1] for _ in range(4)]
+    # the same request under two tokens: two certificates for one key, of which the tables of enrolments keep one
+    first = [service.enrol(board.body(text), SOURCE) for text in texts[:2]]
+    serials = {x509.parse_certificate(answer.certificate_pem.encode()).serial_number for answer in first}
+    assert len(serials) == 2
+    store.devices.decide("pi", "revoke", "user:me")
+    assert (store.devices.shut_out().devices, set(store.devices.shut_out().serials)) == ([board.device], serials)
+    _refused(service, store, board.body(texts[1]), DeviceRefused)
+    store.devices.decide("pi", "approve", "user:me")
+    assert (store.devices.shut_out().devices, set(store.devices.shut_out().serials)) == ([], serials)
+    again = service.enrol(board.body(texts[2]), SOURCE)
+    assert x509.parse_certificate(again.certificate_pem.encode()).serial_number not in serials
+    with pytest.raises(TokenExhausted):  # and never the revoked one
+        service.enrol(board.body(texts[1]), SOURCE)

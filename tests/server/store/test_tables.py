@@ -116,9 +116,11 @@ def test_signs_of_life_are_noted_for_enrolled_devices_only(store: Store) -> None
 
 def test_a_device_is_shut_out_and_let_in_again(store: Store) -> None:
     store.devices.add(_device("aa" * 8, "pi"))
-    assert store.devices.set_state("pi", DeviceState.REFUSED).state is DeviceState.REFUSED
-    assert store.devices.list()[0].state is DeviceState.REFUSED
-    assert store.devices.set_state("pi", DeviceState.ENROLLED).state is DeviceState.ENROLLED
+    assert store.devices.decide("pi", "revoke", "me").state is DeviceState.REVOKED
+    assert store.devices.list()[0].state is DeviceState.REVOKED
+    assert store.devices.shut_out().devices == ["aa" * 8]
+    assert store.devices.decide("pi", "approve", "me").state is DeviceState.APPROVED
+    assert store.devices.shut_out().devices == []
     assert store.devices.list("elsewhere") == []
 
 

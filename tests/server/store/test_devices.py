@@ -1,0 +1,91 @@
+"""Names, tags and states of devices, and what the first version's tables become."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine
+
+from argosy_common import x509
+from argosy_common.clock import SystemClock
+from argosy_common.errors import DeviceStateForbids, NameUnusable
+from argosy_server.store import DeviceState, Store, database
+from argosy_server.store.rows import DEVICE_TRANSITIONS
+from tests.server.store.test_tables import _device
+
+A, B = "aa" * 8, "bb" * 8
+
+
+def test_an_operators_name_stays_whatever_the_device_calls_itself(store: Store) -> None:
+    store.devices.add(_device(A, "pi"))
+    store.devices.add(_device(B, "other"))
+    assert store.devices.rename("pi", "greenhouse", "me").name == "greenhouse"
+    store.devices.seen(A, name="pi")
+    store.devices.add(_device(A, "pi"))
+    assert store.devices.get(A).name == "greenhouse"
+    for name in ("other", B, "", " x", "x" * 65, "a\nb", "\0"):
+        with pytest.raises(NameUnusable):
+            store.devices.rename("greenhouse", name, "me")
+    assert store.devices.rename("greenhouse", "greenhouse", "me").name == "greenhouse"
+    entry = store.audit.tail()[0]
+    assert (entry.actor, entry.action, entry.detail) == ("me", "device.rename", {"before": "pi", "name": "greenhouse"})
+
+
+def test_tags_are_added_and_taken_away(store: Store) -> None:
+    store.devices.add(_device(A, "pi"))
+    assert store.devices.tag("pi", "me", add=["a", "b", "a"], remove=["kitchen", "none"]).tags == ["a", "b"]
+    assert store.devices.tag("pi", "me", remove=["a"]).tags == ["b"]
+    with pytest.raises(NameUnusable):
+        store.devices.tag("pi", "me", add=[f"t{n}" for n in range(32)])
+    with pytest.raises(NameUnusable):
+        store.devices.tag("pi", "me", add=[""])
+    assert store.devices.get("pi").tags == ["b"]
+
+
+@pytest.mark.parametrize("state", list(DeviceState))
+@pytest.mark.parametrize("event", ["approve", "reject", "revoke"])
+def test_an_operator_does_what_the_table_allows_and_nothing_else(store: Store, state: DeviceState, event: str) -> None:
+    store.devices.add(_device(A, "pi", state=state))
+    after = DEVICE_TRANSITIONS.get((state, event))
+    if after is None:
+        with pytest.raises(DeviceStateForbids, match=str(state)):
+            store.devices.decide("pi", event, "me")
+        assert store.devices.get("pi").state is state
+        assert store.audit.tail() == []
+    else:
+        assert store.devices.decide("pi", event, "me").state is after
+        assert [row.action for row in store.audit.tail()] == [f"device.{event}"]
+
+
+def test_certificates_of_the_first_version_are_known_and_those_of_refused_devices_are_revoked(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).with_name("migrations")))
+    engine = create_engine(f"sqlite:///{file}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    key, now = x509.generate_key(), datetime.now(UTC)
+    ca = x509.self_signed_ca(key, "test", now)
+    made = {name: x509.issue_client(ca, key, x509.generate_key().public_key(), name, now) for name in (A, B)}
+    until = (now + timedelta(days=365)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    with sqlite3.connect(file) as raw:
+        for name, state in ((A, "refused"), (B, "enrolled")):
+            pem = x509.certificate_pem(made[name]).decode()
+            raw.execute(
+                "INSERT INTO devices VALUES (?, ?, 'default', '[]', ?, x'00', ?, ?, '{}', ?, NULL, '', '', '')",
+                (name, name, state, pem, until, until),
+            )
+    raw.close()
+    with Store.open(f"sqlite:///{file}", SystemClock()) as store:
+        assert store.devices.get(A).state is DeviceState.REVOKED
+        assert store.devices.shut_out().devices == [A]
+        assert store.devices.shut_out().serials == [made[A].serial_number]
+        store.devices.decide(B, "revoke", "me")
+        assert len(store.devices.shut_out().serials) == 2

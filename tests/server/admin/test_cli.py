@@ -246,3 +246,30 @@ def test_completion_without_a_coordinator_offers_nothing_and_says_nothing(argosy
     asked = {"_ARGOSY_COMPLETE": "complete_bash", "COMP_WORDS": "argosy run watch ", "COMP_CWORD": "3"}
     done = argosy(**asked)
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_an_operator_lets_in_shuts_out_renames_and_tags(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
+) -> None:
+    assert "out" in argosy("device", "revoke", "attic").stderr  # no terminal, so it is not asked
+    assert coordinator.out == [coordinator.store.devices.get("attic").device]
+    row = json.loads(argosy("device", "revoke", "attic", "--yes", "--json").stdout)
+    assert (row["state"], row["session_ended"]) == ("revoked", True)
+    assert "✗ revoked" in argosy("device", "list").stdout
+    assert argosy("device", "reject", "attic").returncode == 120
+    assert "may join" in argosy("device", "approve", "attic").stderr
+    assert coordinator.out == []
+    assert "turned away" in argosy("device", "reject", "attic").stderr
+    assert json.loads(argosy("device", "rename", "bench", "workbench", "--json").stdout)["name"] == "workbench"
+    assert argosy("device", "rename", "workbench", "cellar").returncode == 123
+    assert "north camera" in argosy("device", "tag", "workbench", "camera").stderr
+    assert "no tags" in argosy("device", "tag", "workbench", "--remove", "north", "--remove", "camera").stderr
+    assert argosy("device", "tag", "workbench").returncode == 2
+    actions = [entry["action"] for entry in json.loads(argosy("audit", "--json").stdout)]
+    assert actions.count("device.revoke") == 1
+    assert "Examples" in argosy("device", "revoke", "--help").stdout
+    for verb in ("approve", "reject", "revoke", "rename", "tag"):
+        assert f"device.{verb}" in actions
+    made = json.loads(argosy("token", "create", "--site", "lab", "--tag", "camera", "--no-approve", "--json").stdout)
+    assert (made["site"], made["tags"], made["approve"]) == ("lab", ["camera"], False)
+    assert "to be approved" in argosy("token", "list").stdout

@@ -1,8 +1,9 @@
-"""The commands of `argosy-device` that a person waits for: join, status, check, version. `run` is here for its help."""
+"""The commands of `argosy-device` that a person or a unit waits for; `run` is listed here for its help."""
 
 from __future__ import annotations
 
 import json
+import random
 import shlex
 import sqlite3
 import sys
@@ -20,9 +21,11 @@ from argosy_client.identity import Enrolment
 from argosy_client.instance import running_pid
 from argosy_client.settings import DeviceSettings, load_settings, remember_name, shown_name
 from argosy_common import __version__, x509
+from argosy_common.backoff import Backoff
 from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import SystemClock
 from argosy_common.errors import ArgosyError, CertificateInvalid, NotEnrolled
+from argosy_common.logs import configure as configure_logs
 
 app = typer.Typer(
     name="argosy-device",
@@ -108,6 +111,30 @@ def _public_key(file: Path | None, option: str) -> x509.PublicKey | None:
         return None if file is None else x509.load_public_key(file)
     except CertificateInvalid as error:
         raise typer.BadParameter(f"{file}: {error.facts['why']}", param_hint=option) from None
+
+
+@app.command("first-boot", epilog=examples("argosy-device first-boot", "argosy-device first-boot --wait 60"))
+def first_boot(
+    file: Annotated[
+        Path | None, typer.Option("--file", help="The enrolment file; sought on the boot partition if absent.")
+    ] = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    root: Annotated[Path, typer.Option(help="Where this board's file system begins.")] = Path("/"),
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to try again while nobody answers.")] = 300.0,
+) -> None:
+    """Join with the file that `argosy-provision image` put on the card, and erase it. Run again, it does no harm."""
+    from argosy_client import first_boot as boot  # noqa: PLC0415  (it brings in the HTTP client)
+
+    found = file or boot.find(root)
+    if found is None or not found.exists():
+        typer.echo("There is no enrolment file: nothing to do.")
+        return
+    configure_logs()
+    clock = SystemClock()
+    patience = boot.Patience(wait, clock, Backoff(random.SystemRandom(), base=1.0, cap=30.0, floor=0.5))
+    enrolment = boot.first_boot(found, patience=patience, root=root, config=config, state_dir=state_dir)
+    typer.echo(f"This board is the device {enrolment.device} of the site {enrolment.site}. {found} is erased.")
 
 
 @app.command(epilog=examples("argosy-device run", "argosy-device run --config ./device.toml --state-dir ./state"))

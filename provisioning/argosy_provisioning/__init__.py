@@ -1,1 +1,1 @@
-"""Enrolment stations: reserved for serial, first-boot and batch enrolment; empty until they are built."""
+"""Enrolment stations: what puts boards into a fleet without anybody typing on them."""

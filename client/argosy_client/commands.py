@@ -181,7 +181,7 @@ def check(
     from argosy_client.check.checks import examine  # noqa: PLC0415  (it brings in the daemon's and the join's parts)
     from argosy_client.check.readings import Wanted, read  # noqa: PLC0415
     from argosy_client.check.report import show, verdict  # noqa: PLC0415
-    from argosy_client.coordinator_https import Address  # noqa: PLC0415
+    from argosy_common.coordinator_https import Address  # noqa: PLC0415
 
     settings = load_settings(config, state_dir=state_dir)
     wanted = Wanted(Address.parse(url) if url else None, (pin or "").strip().lower())

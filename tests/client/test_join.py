@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from argosy_client import coordinator_https, identity
-from argosy_client import join as join_module
+from argosy_client import identity, joining
 from argosy_client.identity import Enrolment
 from argosy_client.instance import InstanceLock
 from argosy_client.join import join
-from argosy_common import x509
+from argosy_common import coordinator_https, x509
 from argosy_common.clock import SystemClock
 from argosy_common.errors import (
     AlreadyEnrolled,
@@ -426,7 +425,7 @@ def test_a_broken_identity_key_is_a_named_error_and_is_kept(yard: Yard) -> None:
 
 def test_a_second_join_on_the_same_directory_is_kept_out(yard: Yard) -> None:
     (yard.folder / "pi").mkdir()
-    with join_module._alone(yard.folder / "pi"), pytest.raises(AlreadyRunning, match=str(os.getpid())):
+    with joining.alone(yard.folder / "pi"), pytest.raises(AlreadyRunning, match=str(os.getpid())):
         yard.join("pi")
     yard.join("pi")
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from argosy_client.coordinator_https import Address, blind_context, exchange
 from argosy_common import x509
+from argosy_common.coordinator_https import Address, blind_context, exchange
 from argosy_common.enrolment import CA_PATH
 from argosy_common.errors import ArgosyError
 from argosy_common.link import TlsFiles

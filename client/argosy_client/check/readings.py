@@ -19,7 +19,6 @@ from pathlib import Path
 from argosy_client import identity
 from argosy_client.check.access import Access, try_access
 from argosy_client.check.network import PATIENCE_S, Route, Service, at_once, try_broker, try_service
-from argosy_client.coordinator_https import Address
 from argosy_client.daemon import link_settings
 from argosy_client.identity import Enrolment
 from argosy_client.instance import running_pid
@@ -27,6 +26,7 @@ from argosy_client.inventory import Inventory, take_inventory
 from argosy_client.time_floor import ClockState, TimeFloor, is_synchronised
 from argosy_common import x509
 from argosy_common.clock import Clock
+from argosy_common.coordinator_https import Address
 from argosy_common.errors import CertificateInvalid, NotEnrolled
 
 MOST_ROUTES = 8

@@ -14,10 +14,10 @@ from argosy_client.check.finding import Severity
 from argosy_client.check.network import Route, Service, Step
 from argosy_client.check.readings import Certificate, Readings, Storage, Wanted, memory_cgroup
 from argosy_client.check.report import as_json, verdict
-from argosy_client.coordinator_https import Address
 from argosy_client.identity import Enrolment
 from argosy_client.inventory import Accelerator, Inventory
 from argosy_client.time_floor import ClockState
+from argosy_common.coordinator_https import Address
 from tests.client.boards import JETSON, PI_4, PI_5, put_board
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

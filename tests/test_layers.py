@@ -47,6 +47,17 @@ NOT_FOR_SECAGG = {
     **dict.fromkeys(("os", "random", "secrets"), "entropy is handed in: what draws it by itself cannot be tested"),
 }
 
+SERIAL = sorted((COMMON / "serial").rglob("*.py"))
+NOT_FOR_SERIAL = {
+    "serial": "a port is handed in: the station's is pyserial's, the board's is termios's, the tests' is in memory",
+    "termios": "likewise",
+    "threading": "one exchange at a time, in the caller's thread",
+    **{name: why for name, why in NOT_FOR_CODECS.items() if name in ("flwr", "torch", "paho", "sqlalchemy")},
+    **dict.fromkeys(("socket", "ssl", "http", "urllib", "asyncio", "select"), "a cable is no network"),
+    **dict.fromkeys(("os", "io", "pathlib", "shutil", "tempfile", "subprocess"), "nothing here opens a device"),
+    **dict.fromkeys(("time", "secrets"), "time and randomness are handed in, so that tests need not wait"),
+}
+
 
 def sources() -> Iterator[Path]:
     """Yield every module of the four packages."""
@@ -89,7 +100,9 @@ def test_the_daemons_stay_light(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modules", "bans"), [(CODECS, NOT_FOR_CODECS), (SECAGG, NOT_FOR_SECAGG)], ids=["codec", "secagg"]
+    ("modules", "bans"),
+    [(CODECS, NOT_FOR_CODECS), (SECAGG, NOT_FOR_SECAGG), (SERIAL, NOT_FOR_SERIAL)],
+    ids=["codec", "secagg", "serial"],
 )
 def test_the_cores_are_pure(modules: list[Path], bans: dict[str, str]) -> None:
     """Values and randomness in, bytes out: they are read, tested, timed and fuzzed as functions."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import shlex
+import signal
 import sqlite3
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,6 +137,40 @@ def first_boot(
     patience = boot.Patience(wait, clock, Backoff(random.SystemRandom(), base=1.0, cap=30.0, floor=0.5))
     enrolment = boot.first_boot(found, patience=patience, root=root, config=config, state_dir=state_dir)
     typer.echo(f"This board is the device {enrolment.device} of the site {enrolment.site}. {found} is erased.")
+
+
+@app.command(
+    "serve-serial",
+    epilog=examples(
+        "argosy-device serve-serial",
+        "argosy-device serve-serial --port /dev/ttyAMA0 --baud 921600 --once",
+        "argosy-device serve-serial --port - --state-dir ./state",
+    ),
+)
+def serve_serial(
+    *,
+    port: Annotated[str, typer.Option(help="The board's serial port; - is standard input and output.")] = "/dev/ttyGS0",
+    baud: Annotated[int, typer.Option(help="Bits a second; the same as the station's.")] = 115200,
+    once: Annotated[bool, typer.Option("--once", help="End when the board is enrolled.")] = False,
+    state_dir: StateDir = None,
+    config: Config = None,
+) -> None:
+    """Let a station enrol this board over a serial cable (`argosy-provision serial`), until SIGTERM or Ctrl-C."""
+    from argosy_client.serial_port import STDIO, SerialPort  # noqa: PLC0415  (few boards need it)
+    from argosy_client.serve_serial import Desk, serve  # noqa: PLC0415  (likewise)
+
+    settings = load_settings(config, state_dir=state_dir)
+    configure_logs(settings.log_level)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    serve(
+        lambda: SerialPort(port, baud),
+        Desk(settings),
+        clock=SystemClock(),
+        stopping=stopping,
+        once=once,
+        reopen=port != STDIO,
+    )
 
 
 @app.command(epilog=examples("argosy-device run", "argosy-device run --config ./device.toml --state-dir ./state"))

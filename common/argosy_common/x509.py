@@ -163,6 +163,11 @@ def device_id(identity: PublicKey) -> str:
     return short_fingerprint(identity)
 
 
+def in_groups(device: str) -> str:
+    """Return a device id as a person compares it with another: `65a6 7278 f845 1c2d`."""
+    return " ".join(device[at : at + 4] for at in range(0, len(device), 4))
+
+
 def node_id(device: str) -> int:
     """Return Flower's integer for a device id: the same 8 bytes, unsigned, big-endian."""
     return int(device, 16)

@@ -59,7 +59,7 @@ class Install(_Message):
     kind: Literal["install"] = "install"
     invitation: Invitation
     answer: EnrolAnswer
-    name: Text | None = None
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """What people call the board; None: it keeps its own."""
 
 

@@ -1,1 +1,1 @@
-"""Enrolment stations: what puts boards into a fleet without anybody typing on them."""
+"""Enrolment stations: they put boards into a fleet, by cable or by card, and see no private key of any."""

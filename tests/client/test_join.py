@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import socket
@@ -39,79 +38,14 @@ from argosy_common.errors import (
     TokenUnknown,
 )
 from argosy_server.ca import CertificateAuthority
-from argosy_server.enrolment import EnrolmentServer
-from argosy_server.store import Store
+from tests.client.power import Fuse, PowerCut
 from tests.client.rogue_coordinator import RogueCoordinator, dripping, http
-
-
-class SetClock(SystemClock):
-    """The coordinator's clock: shows what the test says, and goes on from there."""
-
-    def __init__(self, shown: datetime) -> None:
-        self.shift = shown - datetime.now(UTC)
-
-    def wall(self) -> datetime:
-        return super().wall() + self.shift
-
-
-@dataclasses.dataclass
-class Yard:
-    """A coordinator that devices join."""
-
-    folder: Path
-    clock: SetClock
-    store: Store
-    ca: CertificateAuthority
-    server: EnrolmentServer
-
-    def token(self, **options: Any) -> str:  # noqa: ANN401  (of Tokens.create)
-        return self.store.tokens.create(**options)[1]
-
-    def used(self) -> int:
-        return sum(token.used for token in self.store.tokens.list())
-
-    def join(
-        self,
-        name: str,
-        token: str | None = None,
-        *,
-        force: bool = False,
-        pin: str | None = None,
-        operator: x509.PublicKey | None = None,
-    ) -> Enrolment:
-        return join(
-            self.server.url,
-            token or self.token(),
-            pin or self.ca.pin,
-            self.folder / name,
-            name,
-            clock=SystemClock(),
-            operator=operator,
-            force=force,
-        )
-
-
-def _open_yard(folder: Path, shown: datetime) -> Iterator[Yard]:
-    clock = SetClock(shown)
-    with Store.open(f"sqlite:///{folder / 'coordinator.db'}", clock) as store:
-        ca = CertificateAuthority.open(folder / "ca", clock)
-        server = EnrolmentServer(
-            store,
-            ca,
-            clock=clock,
-            host="127.0.0.1",
-            port=0,
-            hosts=["127.0.0.1"],
-            brokers=lambda: [("10.0.0.5", 8883), ("board.local", 8883)],
-        )
-        server.start()
-        yield Yard(folder, clock, store, ca, server)
-        server.stop()
+from tests.client.yard import Yard, open_yard
 
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Iterator[Yard]:
-    yield from _open_yard(tmp_path, datetime.now(UTC))
+    yield from open_yard(tmp_path, datetime.now(UTC))
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -139,7 +73,7 @@ def test_a_device_joins_and_finds_itself_enrolled_after_a_restart(yard: Yard) ->
 @pytest.mark.parametrize("shown", [datetime(1985, 1, 1, tzinfo=UTC), datetime(2080, 1, 1, tzinfo=UTC)])
 def test_a_device_joins_whatever_its_clock_says(tmp_path: Path, shown: datetime) -> None:
     """Seen from a coordinator of 1985 the board is decades late, from one of 2080 decades early."""
-    for yard in _open_yard(tmp_path, shown):
+    for yard in open_yard(tmp_path, shown):
         enrolment = yard.join("pi")
         not_after = x509.load_certificate(enrolment.certificate_path).not_valid_after_utc
         assert abs(not_after - shown - x509.DEVICE_LIFE) < timedelta(hours=1)
@@ -345,32 +279,6 @@ def test_a_lost_answer_costs_nothing_the_same_command_gets_the_same_certificate(
     assert enrolment.certificate_path.read_text() == yard.store.devices.get("pi").certificate_pem
 
 
-class _PowerCut(BaseException):
-    """No code of ours catches it."""
-
-
-class _Fuse:
-    """Lets `allowed` changes of the file system happen, then cuts the power for all further ones."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
-        self.left = allowed
-        self.blown = False
-        for name in ("replace", "unlink", "rmdir", "mkdir"):
-            monkeypatch.setattr(Path, name, self._guard(getattr(Path, name)))
-
-    def _guard(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def guarded(path: Path, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (whatever pathlib takes and gives)
-            if path.name.endswith(".partial") and real.__name__ == "unlink":
-                return real(path, *args, **kwargs)
-            if self.left == 0:
-                self.blown = True
-                raise _PowerCut
-            self.left -= 1
-            return real(path, *args, **kwargs)
-
-        return guarded
-
-
 @pytest.mark.parametrize("operator", [None, OPERATOR], ids=["without an operator", "with an operator"])
 @pytest.mark.parametrize("force", [False, True])
 def test_a_join_interrupted_between_any_two_changes_of_files_is_completed_by_a_repeat(
@@ -382,10 +290,10 @@ def test_a_join_interrupted_between_any_two_changes_of_files_is_completed_by_a_r
         before = yard.join(name) if force else None
         token, used = yard.token(), yard.used()
         with monkeypatch.context() as patched:
-            fuse = _Fuse(patched, cuts)
+            fuse = Fuse(patched, cuts)
             try:
                 yard.join(name, token, force=force, operator=operator)
-            except _PowerCut:
+            except PowerCut:
                 assert fuse.blown
         if not fuse.blown:
             break

@@ -164,11 +164,18 @@ def _batch(ports: dict[str, str | None], order: Order, labels: Path, *, baud: in
 
 def _carry_out(work: Batch) -> None:
     """Enrol them all and show how it goes; on a terminal the table lives, elsewhere its end is printed."""
+    console = terminal.stderr()
     work.start()
-    with Live(terminal.bench(work.places), console=terminal.stderr(), auto_refresh=False) as live:
+    if not console.is_terminal:
         while not work.wait(_REFRESH_S):
+            continue
+        console.print(terminal.bench(work.places))
+        return
+    with Live(terminal.bench(work.places), console=console, auto_refresh=False) as live:
+        over = False
+        while not over:
+            over = work.wait(_REFRESH_S)
             live.update(terminal.bench(work.places), refresh=True)
-        live.update(terminal.bench(work.places), refresh=True)
 
 
 def _raise_worst(work: Batch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import serial as pyserial
 
 from argosy_client.identity import Enrolment
 from argosy_common import x509
@@ -26,6 +28,7 @@ from argosy_common.errors import (
     PinMismatch,
     SerialGarbled,
     SerialPortBusy,
+    SerialPortDenied,
     SerialPortMissing,
     SerialPortUnusable,
     SerialSilent,
@@ -62,8 +65,8 @@ def station(yard: Yard, board: Board, token: str | None = None, **options: Any) 
     name = options.pop("name", None)
     url, pin = options.pop("url", yard.server.url), options.pop("pin", yard.ca.pin)
     order = Order.parse(url, token or yard.token(), pin, **options)
-    with StationPort(board.port, 115200) as port:
-        return enrol(port, board.port, order, clock=SystemClock(), rng=random.Random(1), name=name, told=told)
+    with StationPort(board.port, 115200) as opened:
+        return enrol(opened, board.port, order, clock=SystemClock(), rng=random.Random(1), name=name, told=told)
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +250,23 @@ def test_ports_that_cannot_be_opened_are_named(tmp_path: Path, board: Board) -> 
         StationPort(board.port, 115200)
 
 
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EACCES, SerialPortDenied), (errno.EBUSY, SerialPortBusy), (errno.ENODEV, SerialPortMissing)],
+)
+def test_what_the_system_says_of_a_port_is_given_our_name(
+    monkeypatch: pytest.MonkeyPatch, number: int, kind: type[ArgosyError]
+) -> None:
+    """Root may open anything, and tests may run as root."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise pyserial.SerialException(number, "no")
+
+    monkeypatch.setattr(pyserial, "Serial", refuse)
+    with pytest.raises(kind, match="/dev/ttyUSB0"):
+        StationPort("/dev/ttyUSB0", 115200)
+
+
 def test_the_service_ends_after_one_board_if_it_is_told_to(yard: Yard, board: Board) -> None:
     board.kill()
     board.start("--once")
@@ -290,6 +310,7 @@ def test_the_command_enrols_shows_the_fingerprint_and_writes_labels(
     assert token.split(".")[1] not in done.stdout + done.stderr + board.log
     again = typed(tmp_path, "serial", board.port, *told(token))
     assert again.returncode == 0
+    assert "\nCompare it" in again.stderr
     assert "already" in again.stderr
     other = typed(tmp_path, "serial", board.port, *told(yard.token()))
     assert other.returncode == AlreadyEnrolled.exit_code

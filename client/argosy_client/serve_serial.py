@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from argosy_client import joining
 from argosy_client.identity import Enrolment
-from argosy_client.joining import confirm, exclusively, inventory, kept_keys, settle, standing
+from argosy_client.inventory import take_inventory
+from argosy_client.joining import confirm, exclusively, kept_keys, settle, standing
 from argosy_client.serial_port import SerialPort
 from argosy_client.settings import DeviceSettings, remember_name, shown_name
 from argosy_common import x509
@@ -89,7 +90,7 @@ class Desk:
             if not isinstance(error, NotEnrolled):
                 log.warning("serial.enrolment_broken", code=error.code, why=error.message)
             there = None
-        facts = inventory()
+        facts = take_inventory().facts()
         return Board(
             name=shown_name(self._settings),
             model=str(facts.get("model", facts["machine"])),

@@ -34,21 +34,22 @@ from argosy_common.errors import (
     TokenUnknown,
 )
 from argosy_common.files import write_atomic
-from tests.client import test_join as joining
+from tests.client.power import Fuse, PowerCut
+from tests.client.yard import SetClock, Yard, open_yard
 
 OPERATOR = x509.generate_key().public_key()
 SERIAL = "10000000abcdef01"
 
 
 @pytest.fixture
-def yard(tmp_path: Path) -> Iterator[joining.Yard]:
-    yield from joining._open_yard(tmp_path, datetime.now(UTC))
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    yield from open_yard(tmp_path, datetime.now(UTC))
 
 
 class Board:
     """A board's file system, with a card in it."""
 
-    def __init__(self, yard: joining.Yard, name: str = "board", place: str = PLACES[0]) -> None:
+    def __init__(self, yard: Yard, name: str = "board", place: str = PLACES[0]) -> None:
         self.yard = yard
         self.root = yard.folder / name
         self.state = self.root / "var/lib/argosy-device"
@@ -79,7 +80,7 @@ class Board:
 
 
 @pytest.fixture
-def board(yard: joining.Yard) -> Board:
+def board(yard: Yard) -> Board:
     return Board(yard)
 
 
@@ -96,7 +97,7 @@ def test_a_board_joins_by_itself_and_the_file_is_gone(board: Board) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_file_is_found_where_cards_and_cloud_init_put_it(yard: joining.Yard, place: str) -> None:
+def test_the_file_is_found_where_cards_and_cloud_init_put_it(yard: Yard, place: str) -> None:
     board = Board(yard, place=place)
     board.insert()
     board.boot()
@@ -138,7 +139,7 @@ def test_a_coordinator_that_is_down_is_waited_for_within_bounds_and_the_file_sta
     token = board.insert()
     board.yard.server.stop()
     slept: list[float] = []
-    clock = joining.SetClock(datetime.now(UTC))
+    clock = SetClock(datetime.now(UTC))
     clock.monotonic = lambda: sum(slept)  # type: ignore[method-assign]  # time passes by sleeping only
     patience = boot.Patience(40.0, clock, Backoff(random.Random(1), base=1.0, cap=10.0, floor=0.5), slept.append)
     with pytest.raises(EnrolmentUnreachable):
@@ -178,13 +179,13 @@ def test_a_coordinator_that_is_another_gets_no_token_and_the_file_stays(board: B
 # --- tokens that are of no use -------------------------------------------------------------------------------------
 
 
-def _used(yard: joining.Yard) -> str:
+def _used(yard: Yard) -> str:
     token = yard.token()
     yard.join("other", token)
     return token
 
 
-def _expired(yard: joining.Yard) -> str:
+def _expired(yard: Yard) -> str:
     token = yard.token(ttl_s=60)
     yard.store.tokens.revoke(token[:8])
     return token
@@ -196,7 +197,7 @@ def _expired(yard: joining.Yard) -> str:
     ids=["used", "expired", "unknown"],
 )
 def test_a_dead_token_is_erased_and_a_note_says_why(
-    board: Board, make: Callable[[joining.Yard], str], error: type[ArgosyError]
+    board: Board, make: Callable[[Yard], str], error: type[ArgosyError]
 ) -> None:
     token = board.insert(make(board.yard))
     with pytest.raises(error) as caught:
@@ -266,7 +267,7 @@ def test_a_file_that_cannot_be_erased_is_told_of(board: Board, monkeypatch: pyte
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", read_only)
-        patched.setattr("argosy_client.join._forget_joining", lambda _: None)
+        patched.setattr("argosy_client.joining._forget_joining", lambda _: None)
         with pytest.raises(EnrolmentFileKept, match="Read-only"):
             board.boot()
     assert board.enrolled
@@ -302,7 +303,7 @@ def test_boards_without_a_serial_number_are_told_apart_by_their_machine_id(tmp_p
 # --- power cuts ----------------------------------------------------------------------------------------------------
 
 
-class _Fuse(joining._Fuse):
+class _Fuse(Fuse):
     """Counts flushed writes too: a file that is overwritten in place is neither old nor new before."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
@@ -312,7 +313,7 @@ class _Fuse(joining._Fuse):
         def fsync(handle: int) -> None:
             if self.left == 0:
                 self.blown = True
-                raise joining._PowerCut
+                raise PowerCut
             self.left -= 1
             real(handle)
 
@@ -320,7 +321,7 @@ class _Fuse(joining._Fuse):
 
 
 def _until_no_cut(
-    yard: joining.Yard, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[Board], None]
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[Board], None]
 ) -> Iterator[tuple[Board, bool]]:
     """Yield a board for each step at which the power may be cut, and whether it was."""
     for cuts in range(200):
@@ -330,7 +331,7 @@ def _until_no_cut(
             fuse = _Fuse(patched, cuts)
             try:
                 board.boot()
-            except joining._PowerCut:
+            except PowerCut:
                 assert fuse.blown
             except TokenExhausted:
                 assert not fuse.blown
@@ -341,7 +342,7 @@ def _until_no_cut(
 
 
 def test_a_boot_that_is_cut_short_anywhere_is_completed_by_the_next(
-    yard: joining.Yard, monkeypatch: pytest.MonkeyPatch
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def prepare(board: Board) -> None:
         board.insert(name="pi-{serial}", site="north", operator_key=x509.public_pem(OPERATOR).decode())
@@ -361,7 +362,7 @@ def test_a_boot_that_is_cut_short_anywhere_is_completed_by_the_next(
 
 
 def test_a_refusal_that_is_cut_short_anywhere_still_leaves_a_note_and_no_token(
-    yard: joining.Yard, monkeypatch: pytest.MonkeyPatch
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = _used(yard)
     time = itertools.count(yard.clock.monotonic(), 100.0)

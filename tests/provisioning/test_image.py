@@ -34,6 +34,7 @@ from argosy_common.errors import (
 from argosy_provisioning.card import System, unit_text
 from argosy_provisioning.cli import app
 from tests.client import test_join as joining
+from tests.client.yard import Yard, open_yard
 
 ROOT = Path(__file__).parents[2]
 SECRET = "A" * 32
@@ -340,12 +341,12 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def yard(tmp_path: Path) -> Iterator[joining.Yard]:
-    yield from joining._open_yard(tmp_path, datetime.now(UTC))
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    yield from open_yard(tmp_path, datetime.now(UTC))
 
 
 @pytest.mark.parametrize("system", list(System))
-def test_a_board_with_such_a_card_is_in_the_fleet_after_its_first_boot(yard: joining.Yard, system: str) -> None:
+def test_a_board_with_such_a_card_is_in_the_fleet_after_its_first_boot(yard: Yard, system: str) -> None:
     root = yard.folder / "root"
     card, state = root / PLACES[0], root / "var/lib/argosy-device"
     card.mkdir(parents=True)

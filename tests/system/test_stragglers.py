@@ -144,7 +144,8 @@ def test_a_board_killed_in_its_training_is_done_without_and_counts_again_once_it
     boards: Callable[..., Fleet],
 ) -> None:
     fleet = boards(*["fixed:0.3"] * 3, "fixed:2")
-    run = fleet.run(12, {"quorum": 0.75, "over_select": 0.0})
+    # the strategy itself must not wait for four: they are not all there for a while
+    run = fleet.run(12, {"quorum": 0.75, "over_select": 0.0}, **{"min-devices": 3})
     wait_until(lambda: fleet.training("b4", 1), 60, "b4 to train")
     fleet.fleet.kill("b4")
     wait_until(lambda: bool(fleet.data(run, "phase-settled", round=2)), 60, "rounds without it")
@@ -169,7 +170,7 @@ def test_a_board_whose_network_is_cut_is_done_without_after_its_grace(boards: Ca
             fleet.fleet.start_device(name)
         fleet.fleet.wait_online(4)
         # with a deadline out of reach it is the last will alone that lets the round go on
-        run = fleet.run(3, {"deadline": 600, "grace": 1.0, "over_select": 0.0})
+        run = fleet.run(3, {"deadline": 600, "grace": 1.0, "over_select": 0.0}, **{"min-devices": 3})
         wait_until(lambda: fleet.training("b4", 1), 60, "b4 to train")
         cable.pull()
         wait_until(lambda: bool(fleet.data(run, "phase-settled", round=1)), 60, "the round to go on without it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import termios
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +20,8 @@ from argosy_common.errors import (
 
 WRITE_TIMEOUT_S = 5.0
 _BENCH = ("ttyUSB*", "ttyACM*")
+_AWAY = (OSError, TypeError, termios.error)
+"""As pyserial meets a port that goes away under it: by the call at which it does."""
 
 
 class StationPort:
@@ -34,7 +37,7 @@ class StationPort:
         try:
             self._port = serial.Serial(name, baud, exclusive=True, write_timeout=WRITE_TIMEOUT_S)
             self._port.reset_input_buffer()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, termios.error) as error:
             raise _why_not_open(name, error) from None
 
     def read(self, timeout_s: float) -> bytes:
@@ -43,7 +46,7 @@ class StationPort:
             self._port.timeout = timeout_s
             first = self._port.read(1)
             return bytes(first + self._port.read(self._port.in_waiting)) if first else b""
-        except (OSError, TypeError) as error:  # pyserial meets a port closed under it with TypeError
+        except _AWAY as error:
             raise self._gone(error) from None
 
     def write(self, data: bytes) -> None:
@@ -51,7 +54,7 @@ class StationPort:
         try:
             self._port.write(data)
             self._port.flush()
-        except (OSError, TypeError) as error:
+        except _AWAY as error:
             raise self._gone(error) from None
 
     def _gone(self, error: Exception) -> SerialUnplugged:
@@ -77,7 +80,7 @@ def bench_ports(dev: Path = Path("/dev")) -> list[str]:
 
 
 def _why_not_open(name: str, error: Exception) -> ArgosyError:
-    number = getattr(error, "errno", None)
+    number = error.args[0] if isinstance(error, termios.error) else getattr(error, "errno", None)
     if number in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return SerialPortMissing(port=name)
     if number in (errno.EACCES, errno.EPERM):

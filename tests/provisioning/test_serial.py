@@ -9,6 +9,7 @@ import random
 import stat
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,6 +132,24 @@ def test_an_echo_is_named(yard: Yard, board: Board, monkeypatch: pytest.MonkeyPa
     board.cable.echo = True
     with pytest.raises(SerialWrongAnswers):
         station(yard, board)
+
+
+@pytest.mark.parametrize("call", ["write", "flush"])
+def test_a_port_that_goes_away_at_any_call_is_unplugged(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Draining a port that is gone fails with an error of termios, which is no OSError."""
+
+    def gone(*_: object) -> None:
+        raise termios.error(errno.EIO, "Input/output error")
+
+    here, there = os.openpty()
+    try:
+        with StationPort(os.ttyname(there), 115200) as port:
+            monkeypatch.setattr(pyserial.Serial, call, gone)
+            with pytest.raises(SerialUnplugged):
+                port.write(b"hello")
+    finally:
+        os.close(here)
+        os.close(there)
 
 
 @pytest.mark.parametrize("step", STEPS[:5])

@@ -21,7 +21,7 @@ QUORUM = """grid=QuorumGrid(
             settings=StragglerSettings(enabled=True, quorum=0.75),
             report=lambda name, data: told.append({"name": name, **data}),
         ),"""
-FEDBUFF = "strategy = FedBuff(strategy, buffer=2, report=lambda name, data: told.append({'name': name, **data}))\n"
+FEDBUFF = "    strategy = FedBuff(strategy, buffer=2, report=lambda name, data: told.append({'name': name, **data}))\n"
 IMPORTS = """
 from argosy_common.flower.fedbuff import FedBuff
 from argosy_common.flower.quorum import QuorumGrid
@@ -38,7 +38,7 @@ def edited_app(folder: Path, *, asynchronous: bool) -> Path:
     for before, after in (
         ("from boards_app.data import load_people", f"{IMPORTS}from boards_app.data import load_people"),
         ("        grid=grid,", "        grid=grid," if asynchronous else f"        {QUORUM}"),
-        ("    strategy.start(", f"    told = []\n    {FEDBUFF if asynchronous else ''}    strategy.start("),
+        ("    strategy.start(", f"    told = []\n{FEDBUFF if asynchronous else ''}    strategy.start("),
         ("def roll_call(", '    Path(marks + ".told").write_text(json.dumps(told))\n\n\ndef roll_call('),
     ):
         assert text.count(before) == 1, before

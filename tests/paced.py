@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
-from argosy_common.errors import AppRaised, ArgosyError, CutOff
+from argosy_common.errors import AppRaised
 from argosy_common.flower import compat
 from argosy_common.flower.courier import Late
 from argosy_common.flower.streaming import Accept, accepted
@@ -126,8 +126,6 @@ class PatientPacedGrid(ImpatientGrid):
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet)
-        self.ended: list[str] = []
-        self.failures: dict[str, ArgosyError] = {}
 
     def conditions(self) -> dict[int, Condition]:
         return {node: self.fleet.conditions.get(node, UNKNOWN) for node in self.fleet.online()}
@@ -156,9 +154,6 @@ class PatientPacedGrid(ImpatientGrid):
             work = self.fleet.work[each]
             if not work.told:
                 work.ended = True
-                node = work.message.metadata.dst_node_id
-                self.failures[each] = CutOff(device=f"{node:016x}", seconds=0)
-        self.ended += list(ids)
         return 0, 0
 
     def late(self) -> list[Late]:

@@ -14,13 +14,33 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from argosy_common.errors import TokenMalformed
+from argosy_common.errors import (
+    ArgosyError,
+    DeviceRefused,
+    RequestExpired,
+    RequestInvalid,
+    TokenExhausted,
+    TokenExpired,
+    TokenMalformed,
+    TokenUnknown,
+)
 
 CA_PATH = "/v1/ca"
 ENROL_PATH = "/v1/enrol"
 DEFAULT_PORT = 8444
 MAX_BODY = 64 * 1024
 """Bytes of a request or an answer; more is refused unread."""
+
+REFUSALS: tuple[type[ArgosyError], ...] = (
+    TokenMalformed,
+    TokenUnknown,
+    TokenExpired,
+    TokenExhausted,
+    RequestInvalid,
+    RequestExpired,
+    DeviceRefused,
+)
+"""Errors that are the coordinator's last word on a request: the same again is refused again."""
 
 _TOKEN = re.compile(r"([0-9a-f]{8})\.([A-Za-z0-9_-]{32})\Z")
 

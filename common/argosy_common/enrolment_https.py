@@ -14,36 +14,21 @@ from pydantic import ValidationError
 
 from argosy_common import x509
 from argosy_common.coordinator_https import Address, blind_context, exchange
-from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY, EnrolAnswer, EnrolRequest
+from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY, REFUSALS, EnrolAnswer, EnrolRequest
 from argosy_common.errors import (
     ApprovalPending,
     ArgosyError,
-    DeviceRefused,
     EnrolmentUnreachable,
     PinMismatch,
-    RequestExpired,
     RequestInvalid,
     SettingsInvalid,
-    TokenExhausted,
-    TokenExpired,
-    TokenMalformed,
-    TokenUnknown,
     TooManyAttempts,
     error_from_wire,
 )
 
 _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
-_REFUSALS = (
-    ApprovalPending,
-    DeviceRefused,
-    RequestExpired,
-    RequestInvalid,
-    TokenExhausted,
-    TokenExpired,
-    TokenMalformed,
-    TokenUnknown,
-    TooManyAttempts,
-)
+_TOLD: tuple[type[ArgosyError], ...] = (*REFUSALS, ApprovalPending, TooManyAttempts)
+"""What a coordinator may answer with, by name; the last two may end otherwise another time."""
 
 
 def parse_pin(text: str) -> str:
@@ -107,7 +92,7 @@ def _refusal(address: Address, status: int, body: bytes) -> ArgosyError:
     except ValueError:
         told = None
     error = error_from_wire(told) if isinstance(told, dict) else None
-    if isinstance(error, _REFUSALS):
+    if isinstance(error, _TOLD):
         return error
     why = f"it could not answer just now (status {status}, {error.code if error else 'no reason given'})"
     return EnrolmentUnreachable(url=address.url, why=why)

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from argosy_common.errors import ReplyInvalid
 from argosy_common.flower import compat
+from argosy_common.flower.rounds import device_id
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Buffer:
         """Return what a step from `version` would take in, as plain data."""
         return [
             {
-                "device": f"{each.node:016x}",
+                "device": device_id(each.node),
                 "staleness": version - each.version,
                 "weight": self._discount(each, version),
                 "seconds": each.seconds,

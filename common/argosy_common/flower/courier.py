@@ -24,6 +24,7 @@ from argosy_common.errors import (
     WorkerDied,
 )
 from argosy_common.flower import compat
+from argosy_common.flower.rounds import device_id
 from argosy_common.flower.streaming import Accept, accepted
 
 _PAUSE_S = (0.05, 2.0)
@@ -200,4 +201,4 @@ def _lost(head: Message) -> DeviceLost:
 
 
 def _device(head: Message) -> str:
-    return f"{head.metadata.dst_node_id:016x}"
+    return device_id(head.metadata.dst_node_id)

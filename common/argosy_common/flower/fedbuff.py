@@ -14,7 +14,7 @@ next model is for the strategy inside, which may be any that only ever takes the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from logging import getLogger
 
@@ -27,6 +27,7 @@ from argosy_common.errors import AsyncUnsuitable, NoValidReply, ReplyInvalid
 from argosy_common.flower import compat
 from argosy_common.flower.buffer import Buffer, Update
 from argosy_common.flower.layer import wait_for
+from argosy_common.flower.rounds import Report, device_id
 
 log = getLogger("flwr")  # where Flower's strategies write, and so the run's log
 
@@ -36,8 +37,6 @@ _OVERDUE_S = 60.0
 """Beyond its own timeout, after which a message is forgotten on a grid that does not answer for it."""
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-Report = Callable[[str, Mapping[str, object]], None]
-"""Is told an event's name and its data."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ class FedBuff(Strategy):
         if stuck and len(course.buffer):
             self._step(course)
         elif stuck:
-            causes = "; ".join(f"{node:016x}: {why}" for node, why in sorted(course.failures.items())[:5])
+            causes = "; ".join(f"{device_id(node)}: {why}" for node, why in sorted(course.failures.items())[:5])
             raise NoValidReply(phase="train", round=course.version + 1, causes=causes or "nobody answered")
 
     def _take_in(self, course: _Course, flight: _Flight, reply: Message, seconds: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -23,7 +23,7 @@ from argosy_common.errors import CutOff, ShardCounted
 from argosy_common.flower import compat
 from argosy_common.flower.courier import Courier, Late
 from argosy_common.flower.layer import GridLayer
-from argosy_common.flower.messages import round_of
+from argosy_common.flower.rounds import Report, device_id, is_phase, phase_of
 from argosy_common.flower.streaming import Accept, as_it_is
 from argosy_common.run_settings import StragglerSettings
 from argosy_common.straggler.conditions import UNKNOWN, Condition
@@ -34,9 +34,6 @@ LOOK_S = 1.0
 """How often it is looked at who is still online."""
 _LONGEST_S = 3600.0
 """For answers, where neither the strategy nor a message says."""
-
-Report = Callable[[str, Mapping[str, object]], None]
-"""Is told an event's name and its data."""
 
 
 @runtime_checkable
@@ -104,7 +101,7 @@ class QuorumGrid(GridLayer):
         *,
         settings: StragglerSettings | None = None,
         track: Track | None = None,
-        least: Callable[[int], int] = lambda _asked: 1,
+        least: Callable[[int], int] | None = None,
         report: Report | None = None,
         clock: Clock | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -112,7 +109,7 @@ class QuorumGrid(GridLayer):
         super().__init__(grid)
         self.track = track or Track()
         self._settings = settings or StragglerSettings()
-        self._least = least
+        self._least = least or (lambda _asked: 1)
         self._report = report or (lambda _name, _data: None)
         self._clock = clock or SystemClock()
         self._courier = Courier(grid, self._clock, sleep)
@@ -135,10 +132,15 @@ class QuorumGrid(GridLayer):
         return max(1, min(asked, max(share, self._least(asked))))
 
     def conditions(self) -> dict[int, Condition]:
-        """Return what the devices online say of themselves; nothing of them where the grid below does not know."""
-        if isinstance(self._grid, TellingGrid):
-            return self._grid.conditions()
-        return dict.fromkeys(self._courier.nodes(), UNKNOWN)
+        """Return what the devices online say of themselves, and remember which of them hold the same data.
+
+        Where the grid below does not know, nothing is said of them.
+        """
+        if not isinstance(self._grid, TellingGrid):
+            return dict.fromkeys(self._courier.nodes(), UNKNOWN)
+        told = self._grid.conditions()
+        self._units.update({node: condition.unit for node, condition in told.items()})
+        return told
 
     # --- the Grid interface, and that of layers (`argosy_common.flower.streaming`, `courier`)
 
@@ -165,15 +167,16 @@ class QuorumGrid(GridLayer):
         """Send messages, each to be answered within `timeout` seconds; return their ids."""
         outgoing = list(messages)
         self.late()
-        conditions = self.conditions() if any(map(_is_phase, outgoing)) else {}
         by_phase: dict[tuple[int | None, str], list[Message]] = {}
         for message in outgoing:
-            by_phase.setdefault(_phase_of(message), []).append(message)
+            if is_phase(message.metadata.message_type):
+                by_phase.setdefault(phase_of(message), []).append(message)
+        if not by_phase.keys() <= self._expected.keys():
+            self.conditions()  # whoever expects the phase has just asked for them
         ids = self._courier.push(outgoing, timeout=timeout)
         for (round_, kind), sent in by_phase.items():
-            if _is_phase(sent[0]):
-                batch = self._open(round_, kind, [compat.head_of(message) for message in sent], conditions, timeout)
-                self._batches.update(dict.fromkeys(batch.heads, batch))
+            batch = self._open(round_, kind, [compat.head_of(message) for message in sent], timeout)
+            self._batches.update(dict.fromkeys(batch.heads, batch))
         return ids
 
     def take(self, ids: Collection[str], accept: Accept) -> list[Message]:
@@ -228,17 +231,8 @@ class QuorumGrid(GridLayer):
 
     # --- one phase
 
-    def _open(
-        self,
-        round_: int | None,
-        kind: str,
-        heads: Sequence[Message],
-        conditions: Mapping[int, Condition],
-        timeout: float,
-    ) -> _Batch:
+    def _open(self, round_: int | None, kind: str, heads: Sequence[Message], timeout: float) -> _Batch:
         now = self._clock.monotonic()
-        for node, condition in conditions.items():
-            self._units[node] = condition.unit
         nodes = [head.metadata.dst_node_id for head in heads]
         units: dict[int, Unit] = {node: self._units.get(node) or node for node in nodes}
         distinct = len(set(units.values()))
@@ -270,10 +264,10 @@ class QuorumGrid(GridLayer):
         node = batch.node(message_id)
         seconds = self._clock.monotonic() - batch.began
         self.track.answered(node, batch.kind, seconds)
-        if batch.cutoff.is_counted(node):
+        by = batch.cutoff.counted_by(node)
+        if by is not None:
             site, shard = self._units.get(node) or ("", "")
-            by = f"{batch.cutoff.counted_by(node):016x}"
-            raise ShardCounted(device=f"{node:016x}", site=site, shard=shard, by=by)
+            raise ShardCounted(device=device_id(node), site=site, shard=shard, by=device_id(by))
         taken = accept(reply)
         batch.cutoff.count(node, seconds)
         return taken
@@ -305,7 +299,7 @@ class QuorumGrid(GridLayer):
                 continue
             batch.cut.add(each)
             seconds = round(self._clock.monotonic() - batch.began, 1)
-            error = CutOff(device=f"{batch.node(each):016x}", seconds=seconds)
+            error = CutOff(device=device_id(batch.node(each)), seconds=seconds)
             replies.append(_cut_reply(batch.heads[each], error))
         return replies
 
@@ -329,8 +323,8 @@ class QuorumGrid(GridLayer):
                     "quorum": cutoff.rule.quorum,
                     "enough": cutoff.rule.enough,
                     "deadline_s": cutoff.deadline,
-                    "counted": {f"{node:016x}": seconds for node, seconds in cutoff.counted.items()},
-                    "away": sorted(f"{node:016x}" for node in batch.away),
+                    "counted": {device_id(node): seconds for node, seconds in cutoff.counted.items()},
+                    "away": sorted(map(device_id, batch.away)),
                 },
             )
 
@@ -341,14 +335,6 @@ class QuorumGrid(GridLayer):
     def _is_over(self, message_id: str) -> bool:
         batch = self._batches.get(message_id)
         return batch is not None and batch.how is not None
-
-
-def _phase_of(message: Message) -> tuple[int | None, str]:
-    return round_of(message.content, message.metadata.group_id), message.metadata.message_type
-
-
-def _is_phase(message: Message) -> bool:
-    return message.metadata.message_type.split(".")[0] in ("train", "evaluate")
 
 
 _CUT = "_argosy_cut"

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from argosy_common.clock import Clock, SystemClock
 from argosy_common.flower.layer import GridLayer
-from argosy_common.flower.messages import round_of
 from argosy_common.flower.quorum import Expected, QuorumGrid
+from argosy_common.flower.rounds import Report, device_id, is_phase, phase_of
 from argosy_common.run_settings import StragglerSettings
 from argosy_common.straggler.conditions import UNKNOWN
 from argosy_common.straggler.selection import Candidate, Selector, Spared
 from argosy_common.straggler.track import Overdue
-
-Report = Callable[[str, Mapping[str, object]], None]
-"""Is told an event's name and its data."""
 
 
 class SelectionGrid(GridLayer):
@@ -69,7 +66,7 @@ class SelectionGrid(GridLayer):
     def _selected(self, messages: list[Message]) -> list[Message]:
         """Return the messages for the devices that are asked in place of those that were drawn."""
         first = messages[0]
-        kind, round_ = first.metadata.message_type, round_of(first.content, first.metadata.group_id)
+        round_, kind = phase_of(first)
         drawn = {message.metadata.dst_node_id: message for message in messages}
         self._quorum.late()
         busy = self._quorum.track.busy(self._clock.monotonic())
@@ -88,9 +85,9 @@ class SelectionGrid(GridLayer):
                 "selector": self._settings.selector,
                 "wanted": len(drawn),
                 "enough": enough,
-                "asked": [f"{node:016x}" for node in asked],
-                "heard": sorted(f"{node:016x}" for node in choice.heard),
-                "spared": {f"{node:016x}": vars(it) for node, it in spared.items() if node not in asked},
+                "asked": [device_id(node) for node in asked],
+                "heard": sorted(map(device_id, choice.heard)),
+                "spared": {device_id(node): vars(it) for node, it in spared.items() if node not in asked},
             },
         )
         return [drawn.get(node) or _addressed(first, node) for node in asked]
@@ -124,7 +121,7 @@ class SelectionGrid(GridLayer):
 
 def _any_will_do(messages: Sequence[Message]) -> bool:
     """Tell whether it is all the same who is asked: each device at most once, and all of them the same."""
-    if not messages or messages[0].metadata.message_type.split(".")[0] not in ("train", "evaluate"):
+    if not messages or not is_phase(messages[0].metadata.message_type):
         return False
     first = messages[0]
     nodes = {message.metadata.dst_node_id for message in messages}

@@ -14,16 +14,10 @@ from pydantic import ValidationError
 
 from argosy_common import x509
 from argosy_common.clock import Clock
-from argosy_common.enrolment import MAX_BODY, BrokerAddress, EnrolAnswer, EnrolRequest, JoinToken
+from argosy_common.enrolment import MAX_BODY, REFUSALS, BrokerAddress, EnrolAnswer, EnrolRequest, JoinToken
 from argosy_common.errors import (
     ArgosyError,
-    DeviceRefused,
-    RequestExpired,
     RequestInvalid,
-    TokenExhausted,
-    TokenExpired,
-    TokenMalformed,
-    TokenUnknown,
     TooManyAttempts,
 )
 from argosy_common.logs import get_logger
@@ -33,16 +27,6 @@ from argosy_server.store import Store
 from argosy_server.store.enrolments import APPROVAL_S, Claim, Issued
 
 log = get_logger(__name__)
-
-REFUSALS = (
-    TokenMalformed,
-    TokenUnknown,
-    TokenExpired,
-    TokenExhausted,
-    RequestInvalid,
-    RequestExpired,
-    DeviceRefused,
-)
 
 Brokers = Callable[[], Sequence[tuple[str, int]]]
 

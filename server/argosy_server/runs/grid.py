@@ -27,6 +27,7 @@ from argosy_common.errors import (
 from argosy_common.flower import compat
 from argosy_common.flower.courier import Late
 from argosy_common.flower.messages import MessageDumper, load_message, round_of
+from argosy_common.flower.rounds import device_id, is_phase
 from argosy_common.flower.secure import HOLDER
 from argosy_common.flower.streaming import Accept, as_it_is
 from argosy_common.logs import get_logger
@@ -37,9 +38,6 @@ from argosy_server.runs.phases import Phase
 from argosy_server.runs.port import DaemonPort, NodeAnswer, PushedMessage
 
 log = get_logger(__name__)
-
-MUST_ANSWER = ("train", "evaluate")
-"""Phases that end the run when not one device answers; a query's failures are the app's to judge."""
 
 _STARVING_GAP_S = 5.0
 """Flower's `sample_nodes` asks every second for devices that are missing; calls further apart are not that loop."""
@@ -355,18 +353,13 @@ class EdgeGrid(Grid):
 
     def _finish(self, phase: Phase) -> None:
         self._tell(phase, "phase-finished", phase.finished(self._clock.monotonic()))
-        if not phase.replied and phase.name.split(".")[0] in MUST_ANSWER:
+        if not phase.replied and is_phase(phase.name):  # a query's failures are the app's to judge
             raise NoValidReply(phase=phase.name, round=phase.round, causes=phase.causes())
 
     def _tell(self, phase: Phase, event: str, data: dict[str, object]) -> None:
         """Record an event of a phase; what holders of shares are asked is told by the layer that asks."""
         if phase.name != HOLDER:
             self._port.event(event, **data)
-
-
-def device_id(node_id: int) -> str:
-    """Return the device id of a Flower node id."""
-    return f"{node_id:016x}"
 
 
 def _phases(messages: list[Message], rounds: list[int | None], now: float) -> dict[tuple[int | None, str], Phase]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from argosy_common.bundle import AppManifest
@@ -10,15 +10,15 @@ from argosy_common.errors import SecureTooFewDevices
 from argosy_common.run_settings import FEWEST_SECURE, CodecSettings, SecureSettings, StragglerSettings
 
 
-def fused(
-    manifest: AppManifest, said: Mapping[str, Any], *, enrolled: int, fleet_version: int | None
+def fuse_layers(
+    manifest: AppManifest, said: Mapping[str, Any], fleet: Callable[[], tuple[int, int | None]]
 ) -> dict[str, Any]:
     """Return a run's layers as plain data, `codec` always, `secure` and `straggler` where they are on.
 
     Args:
         said: what the command says; see `RunSupervisor.start`.
-        enrolled: how many devices could take part.
-        fleet_version: of the operator's fleet list; None where there is none.
+        fleet: returns how many devices could take part, and the version of the operator's fleet list, None where there
+            is none; asked for secure runs only.
 
     Raises:
         RunConfigInvalid: a key or value that is not known.
@@ -36,7 +36,8 @@ def fused(
     if straggler.enabled:
         layers["straggler"] = straggler.to_wire()
     if secure.enabled:
+        enrolled, version = fleet()
         if enrolled < FEWEST_SECURE:
             raise SecureTooFewDevices(needed=FEWEST_SECURE, what="enrolled devices", found=enrolled)
-        layers["secure"] = {**secure.to_wire(), "fleet": fleet_version}
+        layers["secure"] = {**secure.to_wire(), "fleet": version}
     return layers

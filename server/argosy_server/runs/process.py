@@ -201,7 +201,7 @@ def _layered(grid: Grid, assignment: Assignment, port: DaemonPort, observer: Run
     def report(name: str, data: Mapping[str, object]) -> None:
         port.event(name, **data)
 
-    quorum = QuorumGrid(grid, settings=straggler, least=_fewest_secure if secure.enabled else _one, report=report)
+    quorum = QuorumGrid(grid, settings=straggler, least=_fewest_secure if secure.enabled else None, report=report)
     layered: Grid = quorum
     if secure.enabled:
         layered = _secured(quorum, secure, assignment, port, observer)
@@ -212,10 +212,6 @@ def _layered(grid: Grid, assignment: Assignment, port: DaemonPort, observer: Run
     selector = get_selector(straggler.selector, hear_every=straggler.hear_every)
     rng = random.Random(assignment.run)  # noqa: S311  (nothing secret: a run's choices can be repeated)
     return SelectionGrid(layered, quorum, settings=straggler, selector=selector, rng=rng, report=report)
-
-
-def _one(_asked: int) -> int:
-    return 1
 
 
 def _fewest_secure(asked: int) -> int:

@@ -41,7 +41,7 @@ from argosy_server.fleet_lists import FleetLists
 from argosy_server.group_commit import GroupCommit
 from argosy_server.instruction import Answer, Outgoing, RunApp
 from argosy_server.registry import Registry
-from argosy_server.runs.layers import fused
+from argosy_server.runs.layers import fuse_layers
 from argosy_server.runs.live import LiveRun
 from argosy_server.runs.record import End, RunRecord
 from argosy_server.settings import RunsTable
@@ -136,7 +136,7 @@ class RunSupervisor:
             unpack(self._blobs.checked(bundle.digest), staging)
             manifest = AppManifest.read(staging)
             fused = fuse_config(manifest.config, _with_rounds(manifest.config, rounds, config))
-            options = {"rounds": rounds, **self._layers(manifest, layers)}
+            options = {"rounds": rounds, **fuse_layers(manifest, layers, self._fleet)}
             run = self._store.runs.create(
                 app_name=manifest.name,
                 app_digest=bundle.hex,
@@ -157,12 +157,11 @@ class RunSupervisor:
             shutil.rmtree(staging, ignore_errors=True)
         return run
 
-    def _layers(self, manifest: AppManifest, said: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the run's layers; see `fused`."""
+    def _fleet(self) -> tuple[int, int | None]:
+        """Return how many devices are enrolled, and the version of the fleet list, if there is one."""
         enrolled = sum(row.state is DeviceState.ENROLLED for row in self._store.devices.list())
         installed = self._fleet_lists.installed()
-        version = None if installed is None else installed.fleet.version
-        return fused(manifest, said, enrolled=enrolled, fleet_version=version)
+        return enrolled, None if installed is None else installed.fleet.version
 
     def _never_began(self, run: int, error: ArgosyError) -> None:
         """Call a run failed that could not be started; on a thread, since whoever wanted it is told at once."""

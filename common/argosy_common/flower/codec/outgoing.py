@@ -14,6 +14,7 @@ from argosy_common.flower.codec.groups import CodecChoice, fp32_size
 from argosy_common.flower.codec.line import ModelLine
 from argosy_common.flower.codec.plan import InstructionPlan, Update
 from argosy_common.flower.messages import round_of
+from argosy_common.flower.rounds import device_id
 
 Held = tuple[str, int]
 """A line and a version of it; for records that travel as they are, "" and a number that changes with the record."""
@@ -45,7 +46,7 @@ class Dispatch:
     @property
     def device(self) -> str:
         """The device's id."""
-        return f"{self.node:016x}"
+        return device_id(self.node)
 
     @property
     def round(self) -> int | None:

@@ -29,6 +29,7 @@ from argosy_common.flower import compat
 from argosy_common.flower.courier import Courier
 from argosy_common.flower.layer import GridLayer
 from argosy_common.flower.messages import round_of
+from argosy_common.flower.rounds import Report, device_id
 from argosy_common.flower.secure import PHASES, SECAGG, parcels
 from argosy_common.flower.secure.cohort import Cohort, PrekeyPool, in_groups
 from argosy_common.flower.secure.digest import instruction_digest
@@ -54,9 +55,6 @@ SLOTS = 32
 """Metrics that fit under the mask."""
 LONG_S = 3600.0
 """For updates, where neither the strategy nor a message says."""
-
-Report = Callable[[str, Mapping[str, object]], None]
-"""Is told an event's name and its data."""
 
 
 @dataclass
@@ -373,9 +371,9 @@ class SecureGrid(GridLayer):
 
     def _refused(self, node: int, stage: str, error: ArgosyError) -> None:
         phase = self._phase
-        log.warning("secure.refused", device=f"{node:016x}", stage=stage, code=error.code, why=error.message)
+        log.warning("secure.refused", device=device_id(node), stage=stage, code=error.code, why=error.message)
         where = {"round": phase.round, "phase": phase.kind} if phase else {}
-        self._report("secure-refused", {**where, "device": f"{node:016x}", "stage": stage, "error": error.to_wire()})
+        self._report("secure-refused", {**where, "device": device_id(node), "stage": stage, "error": error.to_wire()})
 
 
 def _addressing(message: Message) -> tuple[str, str]:

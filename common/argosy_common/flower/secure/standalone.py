@@ -43,7 +43,8 @@ from argosy_common.secure_home import SecureHome
 from argosy_common.x509 import device_id, generate_identity_key, save_key
 
 if TYPE_CHECKING:
-    from argosy_common.flower.secure.grid import Report, SecureGrid
+    from argosy_common.flower.rounds import Report
+    from argosy_common.flower.secure.grid import SecureGrid
     from argosy_common.secure_ledger import Ledger
 
 FOLDER = "argosy-secure-dir"

@@ -89,7 +89,7 @@ def test_an_app_that_raises_is_named_and_its_worker_lives_on(bench: Bench) -> No
             bench.ask()
         workers.add(bench.worker)
     assert len(workers) == 1
-    assert b"Traceback" in (bench.root / "worker" / "worker.log").read_bytes()
+    assert until(lambda: b"Traceback" in (bench.root / "worker" / "worker.log").read_bytes())
 
 
 def test_an_app_that_never_ends_is_stopped_at_its_time(bench: Bench) -> None:

@@ -226,12 +226,13 @@ class FedBuff(Strategy):
     def _take(self, course: _Course) -> None:
         """Take in what has arrived, and make a step when there is enough for one."""
         now = self._clock.monotonic()
+        enough = self._enough(course)  # of those at work before any of these came back: they may have come together
         for reply in list(course.grid.pull_messages(list(course.flights))):
             flight = course.flights.pop(reply.metadata.reply_to_message_id, None)
             if flight is None:
                 continue
             self._take_in(course, flight, reply, now - flight.sent_at)
-            if len(course.buffer) >= self._enough(course) and course.version < course.steps:
+            if len(course.buffer) >= enough and course.version < course.steps:
                 self._step(course)
         for name, flight in list(course.flights.items()):
             if now - flight.sent_at > course.timeout + _OVERDUE_S:

@@ -118,6 +118,15 @@ def test_fewer_devices_than_the_buffer_do_not_stand_still() -> None:
     assert np.allclose(values(bench.start(3).arrays), 3.0)
 
 
+def test_answers_that_come_at_once_do_not_make_the_steps_smaller() -> None:
+    """While some are handed the newest model, others are still at an older one: they are at work all the same."""
+    paces = {2: 1.7, 3: 4.2, 4: 4.2, 5: 5.1, 6: 20.0}
+    bench = Bench(lambda node, _kind: paces[node], 5, buffer=2)
+    bench.grid = QuorumGrid(ImpatientGrid(bench.fleet), clock=bench.fleet.clock, sleep=bench.fleet.clock.sleep)
+    bench.start(20)
+    assert [len(step["updates"]) for step in bench.steps] == [2] * 20
+
+
 def test_at_most_so_many_train_at_a_time() -> None:
     bench = Bench(slow(), 10, buffer=2, concurrency=3)
     bench.start(4)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from argosy_client import instruction
+from argosy_client import instruction, renewal
 from argosy_common.blobs import receiver, sender
 from argosy_common.link import connection
 from argosy_common.secagg import round as secure_round
@@ -55,6 +55,14 @@ def machines() -> list[Machine]:
             "server/argosy_server/store/rows.py",
             rows.DeviceState.PENDING.value,
             _moved(rows.DEVICE_TRANSITIONS),
+        ),
+        Machine(
+            "The certificate's renewal, on a device",
+            "In memory; what `renewing/` holds decides where a new process begins. `useless`: the broker refuses the "
+            "new pair, or it has ended before it could be tried.",
+            "client/argosy_client/renewal.py",
+            renewal.Step.ASKING.value,
+            _moved(renewal.TRANSITIONS),
         ),
         Machine(
             "A run",

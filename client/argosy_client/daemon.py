@@ -25,6 +25,7 @@ from argosy_client.jobs import Jobs
 from argosy_client.journal import Journal
 from argosy_client.outbox import Outbox
 from argosy_client.presence import Presence, Told
+from argosy_client.renewal import Renewal
 from argosy_client.run_files import RunFiles
 from argosy_client.settings import DeviceSettings, load_settings, shown_name
 from argosy_client.telemetry import Telemetry
@@ -54,6 +55,8 @@ CONNECTING = "connecting"
 MEGABYTE = 1_000_000
 JOB_STOP_S = 10.0
 LINK_STOP_S = 5.0
+RENEWAL_STOP_S = 1.0
+"""It only ever waits for the coordinator, and goes on where it was at the next start."""
 NOTE_EVERY_S = 30.0
 """At least so long between two notes on why there is no connection: each of them wears out an SD card."""
 
@@ -76,11 +79,19 @@ class Device:
             told=Told(settings.site, settings.shard, settings.metered),
         )
         self._journal = Journal(state_dir / JOURNAL, owner=_owner(enrolment))
-        self._link = Link(link_settings(enrolment), clock=clock, rng=rng, will=self._presence.will)
+        self._renewal = Renewal(
+            enrolment, rng=rng, adopted=lambda renewed: self._time.renewed(renewed.certificate_path)
+        )
+        self._link = Link(
+            link_settings(enrolment), clock=clock, rng=rng, will=self._presence.will, tls=self._renewal.files
+        )
         self._gateway = Gateway(self._link, names)
         store = BlobStore(private_folder(state_dir / "blobs"), max_bytes=settings.cache_mb * MEGABYTE)
         self._https = HttpsWay(
-            lambda: client_context(enrolment.tls_files()), clock=clock, rng=rng, joined_at=_joined_at(enrolment)
+            lambda: client_context(self._renewal.enrolment.tls_files()),
+            clock=clock,
+            rng=rng,
+            joined_at=_joined_at(enrolment),
         )
         self._exchange = BlobExchange(
             store,
@@ -136,6 +147,7 @@ class Device:
         self._note_status(connected=False, why=CONNECTING)
         self._jobs.start()
         self._link.start()
+        self._renewal.start(self._link)
         self._pulse.start()
 
     def stop(self) -> None:
@@ -143,6 +155,7 @@ class Device:
         self._stopping.set()
         self._jobs.stop(JOB_STOP_S)
         self._presence.gone(self._link)
+        self._renewal.stop(RENEWAL_STOP_S)
         self._link.stop(LINK_STOP_S)
         self._pulse.join(LINK_STOP_S)
         self._exchange.close()
@@ -186,6 +199,7 @@ class Device:
     # --- connection ----------------------------------------------------------------------------------------------
 
     def _on_up(self, _session_present: bool) -> None:
+        self._renewal.connected()
         self._presence.connected()
         self._be_born()
         self._exchange.peer_up(COORDINATOR)

@@ -3,6 +3,7 @@
 identity.key     the key for life; the device's name derives from it
 tls.key          the key of the certificate below
 device.crt       the certificate, common name = device id
+tls-…/           another such pair, once the certificate was renewed; `enrolment.json` names the one in force
 ca.crt           the coordinator's authority, whose pin was checked
 operator.pub     the operator's public key, which signs fleet lists; absent: the coordinator is trusted for its peers
 enrolment.json   the rest, written last: the device is enrolled if and only if this file is there
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from argosy_common import x509
 from argosy_common.enrolment import BrokerAddress
 from argosy_common.errors import CertificateInvalid, NotEnrolled
+from argosy_common.files import write_atomic
 from argosy_common.link import TlsFiles
 
 IDENTITY_KEY = "identity.key"
@@ -42,6 +44,8 @@ class Record(BaseModel):
     token_id: str
     """Not secret; tells whether a repeated join is the same one."""
     brokers: Annotated[list[BrokerAddress], Field(min_length=1)]
+    pair: Annotated[str, Field(pattern=r"^(tls-[0-9a-f]{16})?$")] = ""
+    """The folder of the key and the certificate in force; empty: the state directory itself, as after a join."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Enrolment:
     token_id: str
     operator: x509.PublicKey | None = None
     """The operator's pinned key; None: the coordinator was trusted at enrolment."""
+    pair: str = ""
+    """See `Record.pair`."""
 
     @property
     def identity_key_path(self) -> Path:
@@ -68,12 +74,12 @@ class Enrolment:
     @property
     def tls_key_path(self) -> Path:
         """The key of the certificate."""
-        return self.state_dir / TLS_KEY
+        return self.state_dir / self.pair / TLS_KEY
 
     @property
     def certificate_path(self) -> Path:
         """The device's certificate."""
-        return self.state_dir / CERTIFICATE
+        return self.state_dir / self.pair / CERTIFICATE
 
     @property
     def ca_path(self) -> Path:
@@ -97,17 +103,18 @@ class Enrolment:
             NotEnrolled: there is none, or a join was interrupted.
             CertificateInvalid: a file is broken, or the files do not belong together.
         """
-        record = _read_record(state_dir)
+        record = read_record(state_dir)
+        folder = state_dir / record.pair
         identity = x509.load_key(state_dir / IDENTITY_KEY)
         if x509.device_id(identity.public_key()) != record.device:
             raise CertificateInvalid(path=state_dir / IDENTITY_KEY, why=f"it is not the key of {record.device}")
-        certificate = x509.load_certificate(state_dir / CERTIFICATE)
+        certificate = x509.load_certificate(folder / CERTIFICATE)
         if x509.subject_cn(certificate) != record.device:
-            raise CertificateInvalid(path=state_dir / CERTIFICATE, why=f"it is not for {record.device}")
-        if not x509.same_key(certificate, x509.load_key(state_dir / TLS_KEY).public_key()):
-            raise CertificateInvalid(path=state_dir / TLS_KEY, why="it is not the key of the certificate")
+            raise CertificateInvalid(path=folder / CERTIFICATE, why=f"it is not for {record.device}")
+        if not x509.same_key(certificate, x509.load_key(folder / TLS_KEY).public_key()):
+            raise CertificateInvalid(path=folder / TLS_KEY, why="it is not the key of the certificate")
         if not x509.issued_by(certificate, x509.load_certificate(state_dir / CA)):
-            raise CertificateInvalid(path=state_dir / CERTIFICATE, why="another authority issued it")
+            raise CertificateInvalid(path=folder / CERTIFICATE, why="another authority issued it")
         return cls(
             state_dir=state_dir,
             device=record.device,
@@ -118,6 +125,7 @@ class Enrolment:
             pin=record.pin,
             token_id=record.token_id,
             operator=load_operator_key(state_dir),
+            pair=record.pair,
         )
 
 
@@ -131,7 +139,13 @@ def load_operator_key(state_dir: Path) -> x509.PublicKey | None:
     return x509.load_public_key(path) if path.exists() else None
 
 
-def _read_record(state_dir: Path) -> Record:
+def read_record(state_dir: Path) -> Record:
+    """Return what `enrolment.json` says.
+
+    Raises:
+        NotEnrolled: there is none.
+        CertificateInvalid: it cannot be read.
+    """
     path = state_dir / RECORD
     try:
         return Record.model_validate_json(path.read_bytes())
@@ -142,3 +156,12 @@ def _read_record(state_dir: Path) -> Record:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise CertificateInvalid(path=path, why=first["msg"]) from None
+
+
+def write_record(state_dir: Path, record: Record) -> None:
+    """Write `enrolment.json`: from here on the device is what it says.
+
+    Raises:
+        OSError: as the file system reports it.
+    """
+    write_atomic(state_dir / RECORD, record.model_dump_json(indent=2, exclude_defaults=True).encode())

@@ -24,6 +24,8 @@ from argosy_client import identity
 from argosy_client.identity import Enrolment, Record
 from argosy_client.instance import running_pid
 from argosy_client.inventory import take_inventory
+from argosy_client.renewing import forget_pairs, give_up
+from argosy_client.tls_request import TlsRequest, forget, kept_key, kept_request
 from argosy_common import x509
 from argosy_common.enrolment import EnrolAnswer, EnrolRequest
 from argosy_common.errors import (
@@ -60,8 +62,7 @@ class Keys:
     """The two keys of a join under way, and its certificate request."""
 
     identity: x509.PrivateKey
-    tls: x509.PrivateKey
-    csr_pem: bytes
+    tls: TlsRequest
 
     @property
     def device(self) -> str:
@@ -70,12 +71,11 @@ class Keys:
 
     def request(self, token: str, name: str) -> EnrolRequest:
         """Return what is sent to the coordinator; `token` is empty where somebody else has it and sends it."""
-        csr = x509.csr_der(x509.verify_csr(self.csr_pem))
         return EnrolRequest(
             token=token,
-            csr_pem=self.csr_pem.decode(),
+            csr_pem=self.tls.pem.decode(),
             identity_public_pem=x509.public_pem(self.identity.public_key()).decode(),
-            identity_signature=x509.sign_enrolment(self.identity, csr).hex(),
+            identity_signature=x509.sign_enrolment(self.identity, self.tls.der).hex(),
             name=name.encode("utf-8", "replace").decode()[:256],
             inventory=take_inventory().facts(),
         )
@@ -121,18 +121,8 @@ def standing(
 
 def kept_keys(state_dir: Path) -> Keys:
     """Return the identity key, and the TLS key and the request of the join under way; make what is not there yet."""
-    joining = private_folder(state_dir / JOINING)
-    identity_key = _kept_key(state_dir / identity.IDENTITY_KEY)
-    tls_path, request = joining / identity.TLS_KEY, joining / "request.pem"
-    try:
-        tls_key = _kept_key(tls_path)
-    except CertificateInvalid as error:
-        log.warning("join.key_replaced", why=error.message)  # nothing was ever issued for it that is in use
-        tls_path.unlink()
-        tls_key = _kept_key(tls_path)
-    if not request.exists() or not _is_request_of(tls_key, request.read_bytes()):
-        write_atomic(request, x509.make_csr(tls_key))
-    return Keys(identity_key, tls_key, request.read_bytes())
+    identity_key = kept_key(state_dir / identity.IDENTITY_KEY)
+    return Keys(identity_key, kept_request(state_dir / JOINING))
 
 
 def _enrolled(state_dir: Path, *, force: bool) -> Enrolment | None:
@@ -159,26 +149,13 @@ def _operator(state_dir: Path, given: x509.PublicKey | None, *, force: bool) -> 
     return given or pinned
 
 
-def _kept_key(path: Path) -> x509.PrivateKey:
-    if not path.exists():
-        x509.save_key(path, x509.generate_identity_key())
-    return x509.load_key(path)
-
-
-def _is_request_of(key: x509.PrivateKey, pem: bytes) -> bool:
-    try:
-        return x509.csr_key(x509.verify_csr(pem)) == key.public_key()
-    except RequestInvalid:
-        return False
-
-
 # --- after ---------------------------------------------------------------------------------------------------------
 
 
 def confirm(there: Enrolment, operator: x509.PublicKey | None) -> Enrolment:
     """Leave an enrolment that is there as it is, but for the operator's key."""
     _pin_operator(there.state_dir, operator)
-    _forget_joining(there.state_dir)
+    forget(there.state_dir / JOINING)
     return replace(there, operator=operator)
 
 
@@ -211,7 +188,7 @@ def _check(answer: EnrolAnswer, url: str, ca_pem: str, keys: Keys) -> None:
             why = "the certificate is for another device"
         elif answer.node_id != x509.node_id(keys.device):
             why = "the node id is another device's"
-        elif not x509.same_key(certificate, keys.tls.public_key()):
+        elif not x509.same_key(certificate, keys.tls.key.public_key()):
             why = "the certificate is for another key"
         elif not x509.issued_by(certificate, x509.parse_certificate(ca_pem.encode())):
             why = "another authority issued the certificate"
@@ -237,26 +214,19 @@ def _write(state_dir: Path, keys: Keys, invitation: Invitation, ca_pem: str, ans
     if mark.exists():
         mark.unlink()
         sync_folder(state_dir)
-    x509.save_key(state_dir / identity.TLS_KEY, keys.tls)
+    x509.save_key(state_dir / identity.TLS_KEY, keys.tls.key)
     write_atomic(state_dir / identity.CA, ca_pem.encode())
     write_atomic(state_dir / identity.CERTIFICATE, answer.certificate_pem.encode())
-    write_atomic(mark, record.model_dump_json(indent=2).encode())
-    _forget_joining(state_dir)
+    identity.write_record(state_dir, record)
+    forget(state_dir / JOINING)
+    give_up(state_dir)
+    forget_pairs(state_dir, but=record.pair)
 
 
 def _pin_operator(state_dir: Path, operator: x509.PublicKey | None) -> None:
     path = state_dir / identity.OPERATOR_KEY
     if operator is not None and not (path.exists() and path.read_bytes() == x509.public_pem(operator)):
         write_atomic(path, x509.public_pem(operator))
-
-
-def _forget_joining(state_dir: Path) -> None:
-    joining = state_dir / JOINING
-    if joining.is_dir():
-        for path in joining.iterdir():
-            path.unlink()
-        joining.rmdir()
-        sync_folder(state_dir)
 
 
 @contextmanager

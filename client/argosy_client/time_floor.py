@@ -134,6 +134,11 @@ class TimeFloor:
             self._looked = now
             self._look(patient=now - self._began < PATIENCE_S)
 
+    def renewed(self, certificate: Path) -> None:
+        """Learn of the device's next certificate: what it says of the time is newer."""
+        begins, self._ends = _life(certificate)
+        self._base += max(timedelta(0), begins - self.floor)
+
     def stop(self) -> None:
         """Keep the floor at a clean stop, however little it has risen."""
         self._raise(self.state)

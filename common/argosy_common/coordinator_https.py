@@ -44,6 +44,11 @@ class Address:
             raise SettingsInvalid(name="URL", why=error, source="the command") from None
         if parts.scheme != "https" or not host or parts.path.strip("/") or parts.query or parts.username:
             raise SettingsInvalid(name="URL", why=f"{text!r} does not read https://host:port", source="the command")
+        return cls.at(host, port)
+
+    @classmethod
+    def at(cls, host: str, port: int) -> Address:
+        """Return the address of a port of a host (a name or an IP address)."""
         return cls(host, port, f"https://{f'[{host}]' if ':' in host else host}:{port}")
 
 

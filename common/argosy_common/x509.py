@@ -35,10 +35,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BACKDATED = timedelta(days=1)
 CA_LIFE = timedelta(days=20 * 365)
 SERVER_LIFE = timedelta(days=825)
-DEVICE_LIFE = timedelta(days=365)
-"""Days rather than a year once devices renew their certificates by themselves."""
+DEVICE_LIFE = timedelta(days=7)
+"""Devices renew their certificates by themselves (`argosy_common.renewal`)."""
 
 _STATEMENT = b"argosy/enrol/v1"
+_RENEWAL = b"argosy/renew/v1"
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h; Python's ssl has no name for it
 _MAX_PEM = 16 * 1024
 
@@ -111,6 +112,19 @@ def parse_public_pem(pem: bytes) -> PublicKey:
     """
     try:
         key = serialization.load_pem_public_key(_bounded(pem))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise RequestInvalid(why="the public key cannot be read") from None
+    return _p256(key)
+
+
+def parse_public_der(der: bytes) -> PublicKey:
+    """Read a P-256 public key from its DER SubjectPublicKeyInfo.
+
+    Raises:
+        RequestInvalid: it is not one.
+    """
+    try:
+        key = serialization.load_der_public_key(_bounded(der))
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise RequestInvalid(why="the public key cannot be read") from None
     return _p256(key)
@@ -235,6 +249,30 @@ def verify_enrolment(identity: PublicKey, csr: bytes, signature: bytes) -> None:
         identity.verify(signature, _STATEMENT + hashlib.sha256(csr).digest(), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         raise RequestInvalid(why="the identity key did not sign this certificate request") from None
+
+
+def sign_renewal(identity: PrivateKey, csr: bytes, serial: int) -> bytes:
+    """Sign a DER request for the successor of the certificate with this serial number.
+
+    ECDSA with SHA-256 over "argosy/renew/v1" || SHA-256(request) || serial (20 bytes, big-endian).
+    """
+    return identity.sign(_renewal(csr, serial), ec.ECDSA(hashes.SHA256()))
+
+
+def verify_renewal(identity: PublicKey, csr: bytes, serial: int, signature: bytes) -> None:
+    """Check what `sign_renewal` made.
+
+    Raises:
+        RequestInvalid: the holder of the identity key did not ask for this.
+    """
+    try:
+        identity.verify(signature, _renewal(csr, serial), ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise RequestInvalid(why="the identity key did not sign this renewal") from None
+
+
+def _renewal(csr: bytes, serial: int) -> bytes:
+    return _RENEWAL + hashlib.sha256(csr).digest() + serial.to_bytes(20, "big")
 
 
 # --- certificates --------------------------------------------------------------------------------------------------
@@ -369,6 +407,11 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise CertificateInvalid(path=path, why=error.strerror or error) from None
     except RequestInvalid:
         raise CertificateInvalid(path=path, why="it is not a certificate with a P-256 key") from None
+
+
+def serial_text(certificate: x509.Certificate) -> str:
+    """Return the serial number as messages and the database have it: hexadecimal."""
+    return f"{certificate.serial_number:x}"
 
 
 def same_key(certificate: x509.Certificate, public: PublicKey) -> bool:

@@ -21,10 +21,12 @@ class BoundedConnection(H11Protocol):
 
     Attributes:
         device: the common name of the client's certificate, which TLS has verified; empty where none was shown.
+        serial: that certificate's serial number, hexadecimal; empty where none was shown.
         gone: whether the connection has ended.
     """
 
     device = ""
+    serial = ""
     gone = False
     _end: asyncio.TimerHandle | None = None
 
@@ -32,7 +34,10 @@ class BoundedConnection(H11Protocol):
         """Start the countdown, and note who is there."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
-        self.device = _common_name(transport.get_extra_info("ssl_object"))
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        certificate: dict[str, Any] = (tls.getpeercert() or {}) if tls is not None else {}
+        self.device = _common_name(certificate)
+        self.serial = certificate.get("serialNumber", "").lower().lstrip("0")
         self.app_state = {**self.app_state, STATE: self}
         self.go_on()
 
@@ -56,9 +61,8 @@ class BoundedConnection(H11Protocol):
         self.transport.abort()
 
 
-def _common_name(tls: ssl.SSLObject | None) -> str:
+def _common_name(certificate: dict[str, Any]) -> str:
     """Return the common name in a verified client certificate."""
-    certificate: dict[str, Any] = (tls.getpeercert() or {}) if tls is not None else {}
     for part in certificate.get("subject", ()):
         for name, value in part:
             if name == "commonName":

@@ -102,9 +102,11 @@ class CertificateAuthority:
             self._keep(x509.COORDINATOR, key, found)
         return self._files(x509.COORDINATOR)
 
-    def issue_device(self, device: str, tls_public_key: x509.PublicKey) -> cx509.Certificate:
-        """Issue a device's certificate: common name `device`, valid from a day ago for `DEVICE_LIFE`."""
-        return x509.issue_client(self.certificate, self._key, tls_public_key, device, self._clock.wall())
+    def issue_device(
+        self, device: str, tls_public_key: x509.PublicKey, life: timedelta = x509.DEVICE_LIFE
+    ) -> cx509.Certificate:
+        """Issue a device's certificate: common name `device`, valid from a day ago for `life` from now."""
+        return x509.issue_client(self.certificate, self._key, tls_public_key, device, self._clock.wall(), life=life)
 
     def issue_for_take_over(self, device: str) -> tuple[x509.PrivateKey, cx509.Certificate]:
         """Return a new key and a certificate of a device's name that is good for minutes, to end its session with."""

@@ -10,6 +10,7 @@ import os
 import random
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,8 @@ class Coordinator:
             advertise=wanted.advertise,
             downloads=downloads if wanted.serve_blobs else None,
             approval_s=wanted.approval_s,
+            grace_s=wanted.grace_s,
+            life=timedelta(seconds=wanted.certificate_s),
         )
 
     def _blob_urls(self, ref: BlobRef) -> list[str]:

@@ -94,6 +94,10 @@ class EnrolmentTable(_Table):
 
     approval_s: Seconds = 86400.0
     """How long a device that joined with a token of `--no-approve` waits for an operator before its request expires."""
+    certificate_s: Annotated[float, Field(ge=10, le=825 * 86400, allow_inf_nan=False)] = 7 * 86400.0
+    """How long a device's certificate is good for. The device renews it after two thirds of that."""
+    grace_s: Annotated[float, Field(ge=0, le=3650 * 86400, allow_inf_nan=False)] = 30 * 86400.0
+    """How long after its certificate's end a device that was away may still renew it by its identity key alone."""
 
     @field_validator("advertise")
     @classmethod

@@ -267,7 +267,7 @@ def test_a_file_that_cannot_be_erased_is_told_of(board: Board, monkeypatch: pyte
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", read_only)
-        patched.setattr("argosy_client.joining._forget_joining", lambda _: None)
+        patched.setattr("argosy_client.joining.forget", lambda _: None)
         with pytest.raises(EnrolmentFileKept, match="Read-only"):
             board.boot()
     assert board.enrolled

@@ -98,6 +98,20 @@ def test_at_the_first_start_the_certificate_says_how_late_it_is_at_least(board: 
     assert floor.state is ClockState.BEHIND
 
 
+def test_the_next_certificate_says_how_late_it_is_by_now_and_how_late_it_may_get(board: Board, tmp_path: Path) -> None:
+    board.clock.at = x509.EPOCH
+    floor = board.start()
+    key, later = x509.generate_key(), NOW + 30 * DAY
+    ca = x509.self_signed_ca(key, "root", later)
+    issued = x509.issue_client(ca, key, x509.generate_key().public_key(), "ab" * 8, later, life=7 * DAY)
+    (tmp_path / "next.crt").write_bytes(x509.certificate_pem(issued))
+    floor.renewed(tmp_path / "next.crt")
+    assert floor.floor == later - x509.BACKDATED
+    board.clock.at, board.synchronised = later + 3 * DAY, True
+    board.run(floor, timedelta(minutes=1))
+    assert floor.floor >= later + 3 * DAY, "the first certificate's end is no bound any more"
+
+
 def test_without_a_certificate_it_is_as_late_as_the_program(tmp_path: Path) -> None:
     for path in (None, tmp_path / "device.crt"):
         assert TimeFloor(tmp_path, path, clock=SetClock(x509.EPOCH)).floor == PROGRAM

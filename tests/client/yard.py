@@ -35,7 +35,21 @@ class Yard:
     clock: SetClock
     store: Store
     ca: CertificateAuthority
-    server: EnrolmentServer
+    brokers: list[tuple[str, int]]
+    server: EnrolmentServer = dataclasses.field(init=False)
+
+    def serve(self, port: int = 0) -> None:
+        """Let boards join and renew, on `port`; 0: a free one."""
+        self.server = EnrolmentServer(
+            self.store,
+            self.ca,
+            clock=self.clock,
+            host="127.0.0.1",
+            port=port,
+            hosts=["127.0.0.1"],
+            brokers=lambda: self.brokers,
+        )
+        self.server.start()
 
     def token(self, **options: Any) -> str:  # noqa: ANN401  (of Tokens.create)
         return self.store.tokens.create(**options)[1]
@@ -69,15 +83,8 @@ def open_yard(folder: Path, shown: datetime) -> Iterator[Yard]:
     clock = SetClock(shown)
     with Store.open(f"sqlite:///{folder / 'coordinator.db'}", clock) as store:
         ca = CertificateAuthority.open(folder / "ca", clock)
-        server = EnrolmentServer(
-            store,
-            ca,
-            clock=clock,
-            host="127.0.0.1",
-            port=0,
-            hosts=["127.0.0.1"],
-            brokers=lambda: [("10.0.0.5", 8883), ("board.local", 8883)],
-        )
-        server.start()
-        yield Yard(folder, clock, store, ca, server)
-        server.stop()
+        brokers = [("10.0.0.5", 8883), ("board.local", 8883)]
+        yard = Yard(folder, clock, store, ca, brokers)
+        yard.serve()
+        yield yard
+        yard.server.stop()

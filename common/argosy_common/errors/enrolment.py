@@ -173,3 +173,13 @@ class NameUnusable(ArgosyError):
     fault = Fault.OPERATOR
     template = "The name {name!r} cannot be used: {why}."
     remedy = "Choose another one; `argosy device list` shows those that are taken."
+
+
+class RenewalRefused(ArgosyError):
+    """A certificate that the coordinator does not renew."""
+
+    code = "renewal-refused"
+    exit_code = 124
+    fault = Fault.OPERATOR
+    template = "The coordinator does not renew this device's certificate: {why}."
+    remedy = "Enrol it anew: `argosy token create` on the coordinator, then `argosy-device join … --force` there."

@@ -25,7 +25,7 @@ from argosy_common.errors import ArgosyError, BrokerUnreachable
 from argosy_common.link.connection import Connection
 from argosy_common.link.delivery import Delivery, Handler
 from argosy_common.link.routes import Routes, Subscription
-from argosy_common.link.settings import LinkSettings, Will
+from argosy_common.link.settings import LinkSettings, TlsFiles, Will
 from argosy_common.link.stats import LinkStats
 from argosy_common.logs import get_logger
 
@@ -35,6 +35,8 @@ log = get_logger(__name__)
 
 _SETTLED_S = 10.0
 """A connection that lasted this long was a good one, however it ended."""
+_LEAVE_S = 2.0
+"""How long what waits to be sent may hold up a connection that is to be made anew."""
 _STUCK_AFTER = 3
 """Watchdog periods without a turn of the loop until the keeper says so."""
 
@@ -49,8 +51,9 @@ class Link:
         clock: Clock,
         rng: random.Random,
         will: Callable[[], Will] | None = None,
+        tls: Callable[[], TlsFiles] | None = None,
     ) -> None:
-        """Prepare the link; `will` is asked anew at each connection."""
+        """Prepare the link; `will` is asked anew at each connection, and so is `tls`, which replaces the settings'."""
         self._settings = settings
         self._addresses = deque([(settings.host, settings.port), *settings.elsewhere])
         self._tried = 0
@@ -58,6 +61,7 @@ class Link:
         """What was last logged of each address: a broker that is gone for days is not told of every minute."""
         self._clock = clock
         self._will = will
+        self._tls = tls
         self._backoff = Backoff(rng, base=settings.backoff_base_s, cap=settings.backoff_cap_s)
         self._routes = Routes()
         self._up_callbacks: list[Callable[[bool], None]] = []
@@ -65,6 +69,8 @@ class Link:
         self._connection: Connection | None = None
         self._up = threading.Event()
         self._stopping = threading.Event()
+        self._anew = threading.Event()
+        """Somebody wants another connection: this one is to end, and no pause to be made."""
         self._leave_by = 0.0
         self._last_error: ArgosyError | None = None
         self._keeper: threading.Thread | None = None
@@ -110,12 +116,23 @@ class Link:
         deadline = self._clock.monotonic() + timeout_s
         self._leave_by = deadline
         self._stopping.set()
+        self._anew.set()
         connection = self._connection
         if connection is not None:
             connection.leave(deadline)
         keeper = self._keeper
         if keeper is not None and threading.current_thread() not in (keeper, self._loop):
             keeper.join(max(0.1, deadline - self._clock.monotonic()) + 1.5)
+
+    def reconnect(self) -> None:
+        """Say goodbye and connect anew at once, or end the pause before the next attempt; returns at once.
+
+        The session stays, and so does what the broker holds for it; the will is not published.
+        """
+        self._anew.set()
+        connection = self._connection
+        if connection is not None:
+            connection.leave(self._clock.monotonic() + _LEAVE_S)
 
     @property
     def connected(self) -> bool:
@@ -197,15 +214,16 @@ class Link:
 
     def _connect_and_serve(self) -> None:
         while not self._stopping.is_set():
+            self._anew.clear()
             connects = self._connects
             why = self._one_connection()
             if self._stopping.is_set():
                 return
-            if self._connects == connects and self._turn_to_next_address():
+            if self._anew.is_set() or (self._connects == connects and self._turn_to_next_address()):
                 continue
             wait = self._backoff.next()
             log.debug("link.waits", seconds=wait, why=why)
-            self._stopping.wait(wait)
+            self._anew.wait(wait)
 
     def _turn_to_next_address(self) -> bool:
         """Try the broker elsewhere next time; False when all its addresses were tried since the last pause."""
@@ -220,9 +238,10 @@ class Link:
         began, connects, packets = self._clock.monotonic(), self._connects, self._packets_in
         dismissed = False
         try:
-            connection = Connection(self._settings, self._clock, self, self._ask_will())
+            settings = self._settings if self._tls is None else replace(self._settings, tls=self._tls())
+            connection = Connection(settings, self._clock, self, self._ask_will())
             self._connection = connection
-            if self._stopping.is_set():  # stop() may have come before there was something to leave
+            if self._stopping.is_set() or self._anew.is_set():  # it may have come before there was something to leave
                 connection.leave(self._leave_by)
             why = connection.run()
             dismissed = connection.dismissed
@@ -231,7 +250,10 @@ class Link:
             error, why = failed, failed.facts.get("why", failed.message)
         was_up = self._connects > connects
         self._connection = None
-        if not self._stopping.is_set() and (was_up or self._told.get(self.address) != why):
+        if self._anew.is_set():
+            why = "stopped" if self._stopping.is_set() else "it is to be made anew"
+            log.info("link.ended", broker=self.address, why=why)
+        elif was_up or self._told.get(self.address) != why:
             log.warning("link.lost" if was_up else "link.unreachable", broker=self.address, why=why)
         self._told[self.address] = why
         self._last_error = error

@@ -1,6 +1,7 @@
-"""Network enrolment: a device brings a join token and two keys, and leaves with a certificate.
+"""Network enrolment: a device brings a join token and two keys, and leaves with a certificate; later with the next one.
 
-`service.py` decides, `app.py` speaks HTTP, `server.py` is the HTTPS server in its thread, `rate.py` slows strangers.
+`service.py` decides who is let in, `renewal.py` who gets the next certificate; `app.py` speaks HTTP, `server.py` is the
+HTTPS server in its thread, `rate.py` slows strangers.
 """
 
 from argosy_server.enrolment.server import EnrolmentServer

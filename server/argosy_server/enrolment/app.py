@@ -6,9 +6,12 @@ Beside it, on the same port, devices download blobs (`argosy_server/downloads.py
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -18,6 +21,7 @@ from argosy_common.errors import (
     ArgosyError,
     DeviceRefused,
     ProgrammingError,
+    RenewalRefused,
     RequestExpired,
     RequestInvalid,
     TokenExhausted,
@@ -27,7 +31,10 @@ from argosy_common.errors import (
     TooManyAttempts,
 )
 from argosy_common.logs import get_logger
+from argosy_common.renewal import RENEW_PATH
+from argosy_server.bounded_connection import STATE, BoundedConnection
 from argosy_server.downloads import Downloads
+from argosy_server.enrolment.renewal import RenewalService
 from argosy_server.enrolment.service import EnrolmentService
 
 log = get_logger(__name__)
@@ -42,12 +49,13 @@ STATUS: dict[type[ArgosyError], int] = {
     TokenExhausted: 403,
     DeviceRefused: 403,
     RequestExpired: 403,
+    RenewalRefused: 403,
     ApprovalPending: 202,
     TooManyAttempts: 429,
 }
 
 
-def create_app(service: EnrolmentService, downloads: Downloads | None = None) -> FastAPI:
+def create_app(service: EnrolmentService, renewals: RenewalService, downloads: Downloads | None = None) -> FastAPI:
     """Return the ASGI application; without `downloads` it serves no blobs."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -57,14 +65,18 @@ def create_app(service: EnrolmentService, downloads: Downloads | None = None) ->
 
     @app.post(ENROL_PATH)
     async def enrol(request: Request) -> Response:
-        source = request.client.host if request.client else "unknown"
-        try:
-            answer = await run_in_threadpool(service.enrol, await _read(request), source)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except ArgosyError as error:
-            return _refusal(error)
-        return JSONResponse(answer.model_dump())
+        return await _answer(request, lambda body: service.enrol(body, _source(request)))
+
+    @app.get(f"{RENEW_PATH}/{{serial}}")
+    async def standing(serial: str, request: Request) -> Response:
+        return await _answer(request, lambda _: renewals.standing(serial, _source(request)))
+
+    @app.post(RENEW_PATH)
+    async def renew(request: Request) -> Response:
+        shown = cast("BoundedConnection", request.scope["state"][STATE])
+        return await _answer(
+            request, lambda body: renewals.renew(body, _source(request), device=shown.device, serial=shown.serial)
+        )
 
     if downloads is not None:
         downloads.add_to(app)
@@ -75,6 +87,21 @@ def create_app(service: EnrolmentService, downloads: Downloads | None = None) ->
         return _refusal(ProgrammingError(what="the enrolment service failed"))
 
     return app
+
+
+def _source(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+async def _answer(request: Request, decide: Callable[[bytes], BaseModel]) -> Response:
+    """Have `decide`, on a thread, answer a request's body."""
+    try:
+        answer = await run_in_threadpool(decide, await _read(request))
+    except ClientDisconnect:
+        return Response(status_code=400)
+    except ArgosyError as error:
+        return _refusal(error)
+    return JSONResponse(answer.model_dump())
 
 
 async def _read(request: Request) -> bytes:

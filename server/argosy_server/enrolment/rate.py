@@ -12,6 +12,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from argosy_common.clock import Clock
+from argosy_common.errors import TooManyAttempts
+from argosy_common.logs import get_logger
+
+log = get_logger(__name__)
 
 MAX_ADDRESSES = 10_000
 
@@ -54,6 +58,31 @@ class RateLimit:
         bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._per_s)
         bucket.at = now
         return bucket
+
+
+class Doorkeeper:
+    """Slows those who ask too often, and much sooner those who were refused. Safe to use from any thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        # A lab of boards behind one address may join at once; failures are another matter.
+        self._attempts = RateLimit(burst=120, per_s=2.0, clock=clock)
+        self._failures = RateLimit(burst=10, per_s=0.1, clock=clock)
+
+    def admit(self, source: str) -> None:
+        """Count an attempt from the address `source`.
+
+        Raises:
+            TooManyAttempts: the address must wait.
+        """
+        wait = max(self._attempts.wait_for(source), self._failures.wait_for(source))
+        if wait:
+            raise TooManyAttempts(seconds=round(wait + 0.5))
+        self._attempts.take(source)
+
+    def refused(self, source: str) -> None:
+        """Count a refusal."""
+        if self._failures.take(source):
+            log.warning("enrolment.rate_limited", source=source)
 
 
 def _network(address: str) -> str:

@@ -1,7 +1,8 @@
-"""The coordinator's HTTPS port, in a thread of its own: boards join there, and devices download large blobs.
+"""The coordinator's HTTPS port, in a thread of its own: boards join there, renew their certificates, download blobs.
 
 TLS 1.3 under a certificate of our own CA. A client may show a certificate of that CA and need not: a board that joins
-has none yet, and a blob is given to none but the device that the certificate names.
+has none yet, and one that was away for long has none that is good. A blob is given to none but the device that the
+certificate names.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 
+from argosy_common import x509
 from argosy_common.blobs import BlobRef
 from argosy_common.blobs.ranges import LARGE, blob_path
 from argosy_common.clock import Clock
@@ -25,9 +29,12 @@ from argosy_server.bounded_connection import BoundedConnection
 from argosy_server.ca import CertificateAuthority
 from argosy_server.downloads import Downloads
 from argosy_server.enrolment.app import create_app
+from argosy_server.enrolment.rate import Doorkeeper
+from argosy_server.enrolment.renewal import RenewalService
 from argosy_server.enrolment.service import Brokers, EnrolmentService
 from argosy_server.store import Store
 from argosy_server.store.enrolments import APPROVAL_S
+from argosy_server.store.renewals import GRACE_S
 
 log = get_logger(__name__)
 
@@ -55,10 +62,13 @@ class EnrolmentServer:
         advertise: str | None = None,
         downloads: Downloads | None = None,
         approval_s: float = APPROVAL_S,
+        grace_s: float = GRACE_S,
+        life: timedelta = x509.DEVICE_LIFE,
     ) -> None:
         """Listen on `host`:`port` (0: a free one). Devices are told to come to `advertise`, by default the first of
         `hosts`, this machine's names and addresses; `brokers` gives the addresses of the broker at each enrolment.
-        Without `downloads` no blob is served. Requests wait `approval_s` seconds for an operator.
+        Without `downloads` no blob is served. Requests wait `approval_s` seconds for an operator. Devices get
+        certificates of `life`, and may renew one until `grace_s` seconds after its end.
         """
         self._ca = ca
         self._clock = clock
@@ -66,7 +76,11 @@ class EnrolmentServer:
         self._hosts = list(hosts)
         self._advertise = advertise
         self._downloads = downloads
-        self._service = EnrolmentService(store, ca, clock=clock, brokers=brokers, approval_s=approval_s)
+        doorkeeper = Doorkeeper(clock)
+        self._service = EnrolmentService(
+            store, ca, doorkeeper=doorkeeper, brokers=brokers, approval_s=approval_s, life=life
+        )
+        self._renewals = RenewalService(store, ca, doorkeeper=doorkeeper, brokers=brokers, grace_s=grace_s, life=life)
         self._listener: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -118,7 +132,7 @@ class EnrolmentServer:
         context.verify_mode = ssl.CERT_OPTIONAL
         self._listener = _listen(*self._wanted)
         self._port = cast("int", self._listener.getsockname()[1])
-        self._server = uvicorn.Server(_config(self._service, self._downloads, context))
+        self._server = uvicorn.Server(_config(create_app(self._service, self._renewals, self._downloads), context))
         self._thread = threading.Thread(target=self._serve, name="enrolment", daemon=True)
         self._thread.start()
         ends = self._clock.monotonic() + START_TIMEOUT_S
@@ -158,9 +172,9 @@ class EnrolmentServer:
             log.error("enrolment.died", exc=error)
 
 
-def _config(service: EnrolmentService, downloads: Downloads | None, context: ssl.SSLContext) -> uvicorn.Config:
+def _config(app: FastAPI, context: ssl.SSLContext) -> uvicorn.Config:
     config = uvicorn.Config(
-        create_app(service, downloads),
+        app,
         http=BoundedConnection,
         loop="asyncio",
         ws="none",

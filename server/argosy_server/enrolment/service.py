@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from argosy_common import x509
-from argosy_common.clock import Clock
 from argosy_common.enrolment import MAX_BODY, REFUSALS, BrokerAddress, EnrolAnswer, EnrolRequest, JoinToken
-from argosy_common.errors import (
-    ArgosyError,
-    RequestInvalid,
-    TooManyAttempts,
-)
+from argosy_common.errors import ArgosyError, RequestInvalid
 from argosy_common.logs import get_logger
 from argosy_server.ca import CertificateAuthority
-from argosy_server.enrolment.rate import RateLimit
+from argosy_server.enrolment.rate import Doorkeeper
 from argosy_server.store import Store
 from argosy_server.store.enrolments import APPROVAL_S, Claim, Issued
 
 log = get_logger(__name__)
 
 Brokers = Callable[[], Sequence[tuple[str, int]]]
+"""Returns where devices find the broker, as they are to try it."""
+FormT = TypeVar("FormT", bound=BaseModel)
 
 
 class EnrolmentService:
@@ -39,19 +38,22 @@ class EnrolmentService:
         store: Store,
         ca: CertificateAuthority,
         *,
-        clock: Clock,
+        doorkeeper: Doorkeeper,
         brokers: Brokers,
         approval_s: float = APPROVAL_S,
+        life: timedelta = x509.DEVICE_LIFE,
     ) -> None:
-        """Let devices in by `store` and `ca`; a request waits `approval_s` seconds for an operator's approval."""
+        """Let devices in by `store` and `ca`, with certificates of `life`.
+
+        A request waits `approval_s` seconds for an operator's approval.
+        """
         self.ca_pem = ca.pem
         self._store = store
         self._ca = ca
         self._brokers = brokers
         self._approval_s = approval_s
-        # A lab of boards behind one address may join at once; failures are another matter.
-        self._attempts = RateLimit(burst=120, per_s=2.0, clock=clock)
-        self._failures = RateLimit(burst=10, per_s=0.1, clock=clock)
+        self._life = life
+        self._doorkeeper = doorkeeper
 
     def enrol(self, body: bytes, source: str) -> EnrolAnswer:
         """Answer the request in `body`, which came from the address `source`; a refusal leaves a row in the audit log.
@@ -66,10 +68,7 @@ class EnrolmentService:
             StorageFailed, DiskFull: the coordinator has troubles of its own; nothing was used up.
         """
         # 1. Rate.
-        wait = max(self._attempts.wait_for(source), self._failures.wait_for(source))
-        if wait:
-            raise TooManyAttempts(seconds=round(wait + 0.5))
-        self._attempts.take(source)
+        self._doorkeeper.admit(source)
         try:
             return self._checked(body, source)
         except REFUSALS as error:
@@ -78,7 +77,7 @@ class EnrolmentService:
 
     def _checked(self, body: bytes, source: str) -> EnrolAnswer:
         # 2. Form.
-        request = _parse(body)
+        request = parse_body(body, EnrolRequest)
         token = JoinToken.parse(request.token)
         # 3. The sender holds the TLS key: it signed the certificate request.
         csr = x509.verify_csr(request.csr_pem.encode("utf-8", "replace"))
@@ -114,22 +113,24 @@ class EnrolmentService:
         )
 
     def _issue(self, device: str, tls_key: x509.PublicKey) -> Issued:
-        certificate = self._ca.issue_device(device, tls_key)
-        pem = x509.certificate_pem(certificate).decode()
-        return Issued(certificate.serial_number, pem, certificate.not_valid_after_utc)
+        return Issued.of(self._ca.issue_device(device, tls_key, self._life))
 
     def _refused(self, error: ArgosyError, source: str) -> None:
         log.warning("enrolment.refused", source=source, code=error.code, why=error.message)
         self._store.audit.write(source, "device.enrol-refused", error.code, why=error.message)
-        if self._failures.take(source):
-            log.warning("enrolment.rate_limited", source=source)
+        self._doorkeeper.refused(source)
 
 
-def _parse(body: bytes) -> EnrolRequest:
+def parse_body(body: bytes, form: type[FormT]) -> FormT:
+    """Return what a request says.
+
+    Raises:
+        RequestInvalid: it is too long, or not of this form.
+    """
     if len(body) > MAX_BODY:
         raise RequestInvalid(why=f"it is longer than {MAX_BODY} bytes")
     try:
-        return EnrolRequest.model_validate_json(body)
+        return form.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:100]

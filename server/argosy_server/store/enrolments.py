@@ -6,11 +6,14 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Self
 
+from cryptography import x509 as cx509
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from argosy_common import x509
 from argosy_common.clock import Clock
 from argosy_common.errors import (
     ApprovalPending,
@@ -31,7 +34,7 @@ from argosy_server.store.tokens import secret_hash
 APPROVAL_S = 86_400.0
 """How long a request waits for an operator unless it is set."""
 
-_KEPT_OUT = {DeviceState.REVOKED: "an operator revoked it", DeviceState.REJECTED: "an operator rejected it"}
+KEPT_OUT = {DeviceState.REVOKED: "an operator revoked it", DeviceState.REJECTED: "an operator rejected it"}
 _UNDECIDED = (None, DeviceState.PENDING, DeviceState.EXPIRED)
 
 
@@ -54,9 +57,16 @@ class Claim:
 class Issued:
     """A fresh certificate."""
 
-    serial: int
+    serial: str
+    """Hexadecimal."""
     certificate_pem: str
     not_after: datetime
+
+    @classmethod
+    def of(cls, certificate: cx509.Certificate) -> Self:
+        """Return a certificate as it is recorded."""
+        pem = x509.certificate_pem(certificate).decode()
+        return cls(x509.serial_text(certificate), pem, certificate.not_valid_after_utc)
 
 
 class Enrolments:
@@ -96,8 +106,8 @@ class Enrolments:
                 raise TokenUnknown
             # 2. An identity that was shut out stays out, whatever token it brings.
             known = session.get(Device, claim.device)
-            if known is not None and known.state in _KEPT_OUT:
-                raise DeviceRefused(device=claim.device, why=_KEPT_OUT[known.state])
+            if known is not None and known.state in KEPT_OUT:
+                raise DeviceRefused(device=claim.device, why=KEPT_OUT[known.state])
             # 3. A repeated request (its answer was lost) gets its answer again, as long as that is of use. With
             #    another token, or after its certificate's time, it is a new request of the same device.
             before = session.get(Enrolment, claim.csr_digest)
@@ -132,7 +142,7 @@ class Enrolments:
             found = put_device(session, _device(claim, row, issued, now))
             found.request_digest = found.request_token = found.request_ends_at = None
             session.add(
-                Certificate(serial=f"{issued.serial:x}", device=claim.device, not_after=issued.not_after, issued_at=now)
+                Certificate(serial=issued.serial, device=claim.device, not_after=issued.not_after, issued_at=now)
             )
             enrolment = session.merge(
                 Enrolment(
@@ -153,7 +163,7 @@ class Enrolments:
 
 def _ask(session: Session, claim: Claim, token: TokenRow, now: datetime, approval_s: float) -> None:
     """Record a request on which an operator decides."""
-    nothing = Issued(serial=0, certificate_pem="", not_after=now)
+    nothing = Issued(serial="", certificate_pem="", not_after=now)
     found = put_device(session, replace(_device(claim, token, nothing, now), state=DeviceState.PENDING))
     found.request_digest, found.request_token = claim.csr_digest, token.id
     found.request_ends_at = now + timedelta(seconds=approval_s)

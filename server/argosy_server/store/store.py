@@ -10,6 +10,7 @@ from argosy_server.store.database import Database
 from argosy_server.store.devices import Devices
 from argosy_server.store.enrolments import Enrolments
 from argosy_server.store.instructions import Instructions
+from argosy_server.store.renewals import Renewals
 from argosy_server.store.runs import Events, Runs
 from argosy_server.store.tokens import Tokens
 
@@ -22,6 +23,7 @@ class Store:
         self.tokens = Tokens(database, clock)
         self.devices = Devices(database, clock)
         self.enrolments = Enrolments(database, clock)
+        self.renewals = Renewals(database, clock)
         self.runs = Runs(database, clock)
         self.events = Events(database, clock)
         self.instructions = Instructions(database, clock)

@@ -141,6 +141,8 @@ class Certificate(Base):
     not_after: Mapped[datetime] = mapped_column(UtcTime)
     issued_at: Mapped[datetime] = mapped_column(UtcTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    csr_digest: Mapped[str | None] = mapped_column(CleanText)
+    """Of the request that renewed it; NULL for one that came with an enrolment."""
 
 
 class Enrolment(Base):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import random
 import threading
 from collections.abc import Callable
 
 import pytest
 
+from argosy_common.clock import SystemClock
 from argosy_common.errors import BrokerUnreachable, CertificateInvalid
-from argosy_common.link import Delivery, Link, TlsFiles
+from argosy_common.link import Delivery, Link, LinkSettings, TlsFiles, Will
 from argosy_common.link.packets import publish_size
 from argosy_server.broker import Broker
 from tests.pki import Pki
@@ -245,6 +247,38 @@ def test_the_link_returns_by_itself_to_a_broker_that_was_killed_and_kept_nothing
     assert device.last_error is None
     assert device.publish(UP.format("killed"), b"after")
     assert until(lambda: events.payloads == [b"after"])
+
+
+def test_a_link_connects_anew_when_it_is_asked_to_with_other_files_and_loses_nothing(
+    mosquitto: Broker, make_link: MakeLink, pki: Pki
+) -> None:
+    coordinator, inbox, wills = up(make_link(mosquitto, "coordinator")), Inbox(), Inbox()
+    coordinator.subscribe(UP.format("renewed"), wills)
+    shown: list[TlsFiles] = []
+
+    def files() -> TlsFiles:
+        shown.append(pki.client("renewed"))
+        return shown[-1]
+
+    host, port = mosquitto.address
+    settings = LinkSettings(host=host, port=port, client_id="renewed", tls=None, backoff_base_s=30.0)
+    will = Will(UP.format("renewed"), b"gone", delay_s=0)
+    device = Link(settings, clock=SystemClock(), rng=random.Random(1), will=lambda: will, tls=files)
+    sessions: list[bool] = []
+    device.on_up(sessions.append)
+    device.subscribe(DOWN.format("renewed"), inbox)
+    try:
+        up(device)
+        for count in range(1, 4):
+            device.reconnect()
+            assert coordinator.publish(DOWN.format("renewed"), b"in between")
+            assert until(functools.partial(inbox.holds, count))
+            assert until(functools.partial(_reconnected, device, count + 1))  # no pause, whatever the back-off is
+        assert sessions == [False, True, True, True]
+        assert len(shown) == 4
+        assert not wills.payloads, "it said goodbye each time"
+    finally:
+        device.stop()
 
 
 def test_a_line_that_works_between_its_cuts_is_taken_up_again_without_growing_pauses(

@@ -30,6 +30,7 @@ from argosy_common.errors import (
 )
 from argosy_server.ca import CertificateAuthority
 from argosy_server.enrolment import EnrolmentService
+from argosy_server.enrolment.rate import Doorkeeper
 from argosy_server.store import DeviceState, Store
 from argosy_server.store.enrolments import Claim
 from tests.server.enrolment.conftest import SetClock
@@ -62,7 +63,7 @@ class Board:
 
 @pytest.fixture
 def service(store: Store, ca: CertificateAuthority, clock: SetClock) -> EnrolmentService:
-    return EnrolmentService(store, ca, clock=clock, brokers=lambda: [("10.0.0.5", 8883)])
+    return EnrolmentService(store, ca, doorkeeper=Doorkeeper(clock), brokers=lambda: [("10.0.0.5", 8883)])
 
 
 def _refused(service: EnrolmentService, store: Store, body: bytes, kind: type[ArgosyError]) -> ArgosyError:
@@ -202,7 +203,7 @@ def test_other_kinds_of_keys_are_refused(service: EnrolmentService, store: Store
 def test_hostile_and_cut_bodies_are_refused(
     store: Store, ca: CertificateAuthority, clock: SetClock, data: bytes | int
 ) -> None:
-    service = EnrolmentService(store, ca, clock=clock, brokers=list)
+    service = EnrolmentService(store, ca, doorkeeper=Doorkeeper(clock), brokers=list)
     body = _WHOLE[:data] if isinstance(data, int) else data
     with pytest.raises((RequestInvalid, TokenMalformed)):
         service.enrol(body, SOURCE)
@@ -311,7 +312,8 @@ def test_a_rejected_device_stays_out_with_any_token(service: EnrolmentService, s
 def test_a_request_that_nobody_decides_on_expires_and_another_token_asks_anew(
     store: Store, ca: CertificateAuthority, clock: SetClock
 ) -> None:
-    service = EnrolmentService(store, ca, clock=clock, brokers=lambda: [("10.0.0.5", 8883)], approval_s=600)
+    doorkeeper = Doorkeeper(clock)
+    service = EnrolmentService(store, ca, doorkeeper=doorkeeper, brokers=lambda: [("10.0.0.5", 8883)], approval_s=600)
     board = Board()
     _, text = store.tokens.create(approve=False)
     with pytest.raises(ApprovalPending):

@@ -21,6 +21,7 @@ from argosy_client.downloads import HttpsWay
 from argosy_client.gateway import COORDINATOR, Gateway
 from argosy_client.identity import Enrolment
 from argosy_client.instance import InstanceLock
+from argosy_client.inventory import take_inventory
 from argosy_client.jobs import Jobs
 from argosy_client.journal import Journal
 from argosy_client.outbox import Outbox
@@ -76,7 +77,7 @@ class Device:
             name=shown_name(settings),
             telemetry=Telemetry(),
             death_delay_s=settings.death_delay_s,
-            told=Told(settings.site, settings.shard, settings.metered),
+            told=Told(settings.site, settings.shard, settings.metered, take_inventory().facts()),
         )
         self._journal = Journal(state_dir / JOURNAL, owner=_owner(enrolment))
         self._renewal = Renewal(
@@ -223,6 +224,7 @@ class Device:
             log.error("device.journal_unreadable", code=error.code, why=error.message)
             pending = []  # what it holds is sent again and answered by name
         self._presence.born(self._link, pending)
+        self._presence.describe(self._link)
 
     def _note_status(self, *, connected: bool, why: str = "") -> None:
         """Leave a note for `argosy-device status`."""

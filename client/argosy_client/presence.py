@@ -1,15 +1,16 @@
-"""What the device says of itself: birth, death, heartbeat (specs/transport.md, "Topics"; DESIGN.md, decision 8)."""
+"""What the device says of itself: birth, inventory, death, heartbeat (docs/protocol.md; DESIGN.md, decision 8)."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from argosy_client.telemetry import Telemetry
 from argosy_common import __version__
+from argosy_common.enrolment import Fact
 from argosy_common.link import Link, Will
-from argosy_common.wire.bodies import Birth, Body, Death, Heartbeat
+from argosy_common.wire.bodies import Birth, Body, Death, Heartbeat, Inventory
 from argosy_common.wire.envelope import Envelope, encode, new_id
 from argosy_common.wire.topics import DeviceTopics
 
@@ -19,11 +20,12 @@ MAX_PENDING = 1000
 
 @dataclass(frozen=True)
 class Told:
-    """What the board does not know by itself, and was told in its settings."""
+    """What the board is told once, at the daemon's start: by its settings, and by a look around on it."""
 
     site: str = ""
     shard: str = ""
     metered: bool | None = None
+    inventory: Mapping[str, Fact] = field(default_factory=dict)
 
 
 class Presence:
@@ -63,6 +65,10 @@ class Presence:
             shard=self._told.shard,
         )
         return link.publish(self._names.birth, _packed(birth), qos=1, retain=True)
+
+    def describe(self, link: Link) -> bool:
+        """Publish what the board is. A coordinator that does not know of it refuses this, and only this."""
+        return link.publish(self._names.events, _packed(Inventory(facts=dict(self._told.inventory))), qos=1)
 
     def gone(self, link: Link) -> bool:
         """Publish the death of a clean stop."""

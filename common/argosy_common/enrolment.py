@@ -46,7 +46,9 @@ _TOKEN = re.compile(r"([0-9a-f]{8})\.([A-Za-z0-9_-]{32})\Z")
 
 Pem = Annotated[str, Field(max_length=16 * 1024)]
 Text = Annotated[str, Field(max_length=256)]
-Fact = bool | int | float | Text
+Fact = bool | int | Annotated[float, Field(allow_inf_nan=False)] | Text
+Facts = Annotated[dict[Text, Fact], Field(max_length=64)]
+"""What a board is, by name: its inventory on its way."""
 Host = Annotated[str, Field(min_length=1, max_length=255)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -85,7 +87,7 @@ class EnrolRequest(_Part):
     identity_signature: Annotated[str, Field(max_length=256, pattern=r"^(?:[0-9a-f]{2})*$")]
     """Hexadecimal; see `x509.sign_enrolment`."""
     name: Text = ""
-    inventory: Annotated[dict[Text, Fact], Field(max_length=64)] = {}
+    inventory: Facts = {}
 
 
 class BrokerAddress(_Part):

@@ -25,6 +25,7 @@ from argosy_common.link import Link, LinkSettings, Will
 from argosy_common.logs import get_logger
 from argosy_common.secure_ledger import Ledger
 from argosy_common.wire import topics
+from argosy_common.wire.bodies import Inventory
 from argosy_common.wire.envelope import Envelope, encode
 from argosy_server import doctor
 from argosy_server.api.port import Facts
@@ -35,6 +36,7 @@ from argosy_server.downloads import Downloads
 from argosy_server.enrolment import EnrolmentServer
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
+from argosy_server.inventories import Inventories
 from argosy_server.registry import Registry
 from argosy_server.revocation import end_session
 from argosy_server.runs.supervisor import RunSupervisor
@@ -86,6 +88,7 @@ class Coordinator:
         self._broker.start()
         self._link = self._make_link()
         self._gateway = Gateway(self._link, self.store, clock=self._clock, sink=SINK)
+        self._gateway.handle(Inventory, Inventories(self.store, clock=self._clock).take)
         self._dispatcher = Dispatcher(
             gateway=self._gateway,
             store=self.store,

@@ -30,6 +30,7 @@ from argosy_common.wire.bodies import (
     ErrorPart,
     Heartbeat,
     Instruction,
+    Inventory,
     Progress,
     Received,
     Refused,
@@ -44,7 +45,7 @@ log = get_logger(__name__)
 UPWARD: dict[str, tuple[type[Body], ...]] = {
     "s": (Birth, Death),
     "hb": (Heartbeat,),
-    "evt": (Accepted, Progress, Reply, Refused),
+    "evt": (Inventory, Accepted, Progress, Reply, Refused),
     "rpc": TRANSFER_KINDS,
 }
 """Which kinds a device may publish on which of its topics."""

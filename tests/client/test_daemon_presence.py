@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import signal
 
+from argosy_client.inventory import take_inventory
 from argosy_common import __version__
 from argosy_common.wire.bodies import (
     Birth,
     Death,
+    ErrorPart,
     Heartbeat,
+    Inventory,
     Rebirth,
+    Refused,
     Reply,
 )
 from tests.client.harness import Harness
@@ -29,6 +33,18 @@ def test_a_device_is_born_beats_and_dies_in_good_order(harness: Harness) -> None
         assert harness.wait(Birth, device=device, count=2).boot == birth.boot
         assert device.end(signal.SIGTERM) == 0
         assert harness.wait(Death, device=device) == Death(boot=birth.boot, clean=True)
+
+
+def test_a_board_tells_what_it_is_after_each_birth_and_goes_on_where_nobody_wants_to_know(harness: Harness) -> None:
+    with harness.running() as device:
+        told = harness.wait(Inventory, device=device)
+        assert told.facts == take_inventory().facts()
+        told_in = next(heard.envelope.id for heard in harness.heard if heard.body == told)
+        old = ErrorPart(code="kind-unknown", message="There is no message of the kind 'inventory'.")
+        harness.post(device.id, Refused(error=old), told_in)  # a coordinator of an older version
+        harness.post(device.id, Rebirth())
+        assert harness.wait(Inventory, device=device, count=2) == told
+        assert harness.wait(Heartbeat, device=device, count=2).doing == "idle"
 
 
 TELLS_WHERE_IT_IS = """

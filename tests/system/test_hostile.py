@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from argosy_client.identity import Enrolment
 from argosy_common.clock import SystemClock
 from argosy_common.link import Link, LinkSettings
-from argosy_common.wire.bodies import Accepted, Fetch, Instruction, Offer, Refused, Reply
+from argosy_common.wire.bodies import Accepted, Fetch, Instruction, Inventory, Offer, Refused, Reply
 from argosy_common.wire.envelope import MAX_ENVELOPE, Envelope, decode, encode
 from argosy_common.wire.topics import DeviceTopics
 from argosy_server.local_fleet import LocalDevice, LocalFleet, wait_until
@@ -106,6 +107,7 @@ def test_envelopes_of_every_size_are_refused(rogue: Rogue) -> None:
         (lambda: Envelope(kind="reply", body=b"\x00" * 1000), "envelope-malformed"),
         (lambda: Envelope(kind=Instruction.kind, body=b"\x80"), "envelope-malformed"),
         (lambda: Envelope(kind=Offer.kind, body=b"\x80"), "envelope-malformed"),
+        (lambda: Envelope(kind=Inventory.kind, body=msgpack.packb({"facts": {"a": {}}})), "envelope-malformed"),
     ],
 )
 def test_what_a_device_may_not_send_is_refused_by_name(rogue: Rogue, make: Callable[[], Envelope], code: str) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 import msgpack
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from argosy_common.enrolment import Facts
 from argosy_common.errors import EnvelopeMalformed, KindUnknown
 from argosy_common.wire.envelope import Envelope
 
@@ -154,6 +155,13 @@ class Heartbeat(Body):
 
 
 # --- device → coordinator, topic up/evt -----------------------------------------------------------------------------
+
+
+class Inventory(Body):
+    """What the board is, after each birth. A kind of its own: a birth is never refused for what a board says it is."""
+
+    kind = "inventory"
+    facts: Facts
 
 
 class Accepted(Body):

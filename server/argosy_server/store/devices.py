@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from sqlalchemy import func, select, update
@@ -17,6 +17,9 @@ from argosy_server.store.tables import Certificate, Device, clean
 
 MAX_NAME = 64
 MAX_TAGS = 32
+
+TELLING = ("model", "serial", "accelerators")
+"""Facts of an inventory that make it another board's when they change; a new kernel does not."""
 
 
 class Devices:
@@ -69,6 +72,22 @@ class Devices:
             if name and not found.renamed:
                 found.name = _free_name(session, name, device)
             return True
+
+    def describe(self, device: str, inventory: Mapping[str, object]) -> dict[str, object]:
+        """Keep a device's new inventory. What is another board's in it is returned, and noted in the audit log."""
+        told = {clean(name): clean(value) if isinstance(value, str) else value for name, value in inventory.items()}
+        with self._database.write() as session:
+            found = session.get_one(Device, device)
+            before, found.inventory = found.inventory, told
+            pairs = {name: (before.get(name, "nothing"), told.get(name, "nothing")) for name in TELLING}
+            changed: dict[str, object] = {name: f"{old} → {new}" for name, (old, new) in pairs.items() if old != new}
+            if not before:
+                return {}  # it is the first word of a board that joined without one
+            if changed:
+                put_audit(
+                    session, self._clock.wall(), device, "device.inventory-changed", subject=device, detail=changed
+                )
+            return changed
 
     def decide(self, key: str, event: str, actor: str) -> DeviceRow:
         """Follow an operator's `approve`, `reject` or `revoke`, and note it in the audit log.

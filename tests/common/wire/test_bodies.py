@@ -39,6 +39,7 @@ EXAMPLES: tuple[Body, ...] = (
         throttled=True,
         metered=False,
     ),
+    bodies.Inventory(facts={"model": "Raspberry Pi 5", "memory": 8_000_000_000, "power": 2.5, "poe": True}),
     bodies.Accepted(),
     bodies.Progress(doing="fetching"),
     bodies.Reply(flower=b"x", blobs=[bodies.BlobPart(digest=D, size=3)], run_s=1.5, via="https"),
@@ -108,6 +109,29 @@ def test_a_board_that_tells_nothing_new_sends_what_it_sent_before_there_was_anyt
     birth = bodies.Birth(boot="00" * 16, session=1, name="pi", version="0.1", python="3.11", machine="arm")
     assert msgpack.unpackb(birth.pack()).keys() == {"boot", "session", "name", "version", "python", "machine"}
     assert bodies.Heartbeat(load=0.5).pack() == b"\x81\xa4load\xcb\x3f\xe0" + bytes(6)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {str(number): number for number in range(65)},
+        {"model": "x" * 257},
+        {"x" * 257: 1},
+        {"deep": {"er": 1}},
+        {"model": b"bytes"},
+        {"model": None},
+        {"watts": float("nan")},
+        ["model"],
+    ],
+    ids=["many", "long", "long name", "nested", "bytes", "nothing", "not a number", "list"],
+)
+def test_an_inventory_is_as_bounded_as_at_enrolment(facts: object) -> None:
+    with pytest.raises(EnvelopeMalformed, match="inventory: facts"):
+        bodies.Inventory.unpack(msgpack.packb({"facts": facts}), peer="p")
+
+
+def test_the_bytes_of_an_inventory() -> None:
+    assert bodies.Inventory(facts={"cores": 4}).pack() == b"\x81\xa5facts\x81\xa5cores\x04"
 
 
 def test_the_bytes_of_a_condition() -> None:

@@ -47,6 +47,41 @@ def test_tags_are_added_and_taken_away(store: Store) -> None:
     assert store.devices.get("pi").tags == ["b"]
 
 
+PI = {"model": "Raspberry Pi 4", "serial": "1000", "kernel": "6.6", "cores": 4}
+
+
+def test_another_board_under_a_devices_identity_is_noted_and_another_kernel_only_kept(store: Store) -> None:
+    store.devices.add(_device(A, "pi", inventory=PI))
+    assert store.devices.describe(A, PI | {"kernel": "6.12", "memory": 8}) == {}
+    assert store.devices.get(A).inventory == PI | {"kernel": "6.12", "memory": 8}
+    assert store.audit.tail() == []
+    moved = {"model": "Raspberry Pi 5", "serial": "1000", "kernel": "6.12", "accelerators": "hailo (/dev/hailo0)"}
+    changed = {
+        "model": "Raspberry Pi 4 → Raspberry Pi 5",
+        "accelerators": "nothing → hailo (/dev/hailo0)",
+    }
+    assert store.devices.describe(A, moved) == changed
+    assert store.devices.get(A).inventory == moved
+    (entry,) = store.audit.tail()
+    assert (entry.actor, entry.action, entry.subject) == (A, "device.inventory-changed", A)
+    assert entry.detail == changed
+
+
+def test_the_first_inventory_of_a_device_that_joined_without_one_is_no_change(store: Store) -> None:
+    store.devices.add(_device(A, "pi", inventory={}))
+    assert store.devices.describe(A, PI) == {}
+    assert store.devices.get(A).inventory == PI
+    assert store.audit.tail() == []
+
+
+def test_an_inventory_with_what_no_database_holds_is_kept_cleaned(store: Store) -> None:
+    store.devices.add(_device(A, "pi", inventory=PI))
+    odd = PI | {"serial": "10\0\ud800", "\0": "x"}
+    assert store.devices.describe(A, odd) == {"serial": "1000 → 10\ufffd?"}
+    assert store.devices.get(A).inventory == PI | {"serial": "10\ufffd?", "\ufffd": "x"}
+    assert store.devices.describe(A, odd) == {}, "it is the same again"
+
+
 @pytest.mark.parametrize("state", list(DeviceState))
 @pytest.mark.parametrize("event", ["approve", "reject", "revoke"])
 def test_an_operator_does_what_the_table_allows_and_nothing_else(store: Store, state: DeviceState, event: str) -> None:

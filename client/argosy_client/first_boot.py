@@ -9,9 +9,7 @@ only where the coordinator calls its token unknown, expired or used; the note be
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from argosy_client.identity import Enrolment
+from argosy_client.inventory import serial_number
 from argosy_client.join import join
 from argosy_client.settings import DEFAULT_FILE, load_settings, remember_name, shown_name
 from argosy_common.backoff import Backoff
@@ -47,6 +46,8 @@ _DEAD = (TokenExhausted, TokenExpired, TokenUnknown)
 """Nobody can join with such a token any more."""
 _PASSING = (EnrolmentUnreachable, TooManyAttempts)
 """What a network that is not up yet looks like, and a coordinator that is busy."""
+LONGEST_SERIAL = 40
+"""Characters of a serial number in a board's name."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _enrol(file: Path, patience: Patience, root: Path, config: Path | None, stat
         if enrolled is not None:
             return enrolled
         raise
-    settings = load_settings(there, state_dir=state_dir, name=wanted.board_name(serial(root)))
+    settings = load_settings(there, state_dir=state_dir, name=wanted.board_name(serial_number(root)[:LONGEST_SERIAL]))
     folder = settings.state_dir
 
     def attempt() -> Enrolment:
@@ -158,25 +159,6 @@ def _hand_over(state_dir: Path) -> None:
     if os.geteuid() == 0 and owner.st_uid != 0:
         for path in state_dir.rglob("*"):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-
-
-def serial(root: Path = Path("/")) -> str:
-    """Return what tells this board from others of its model: its serial number, else a hash of its machine id."""
-    printed = _text(root / "proc/device-tree/serial-number")
-    if not printed:
-        line = re.search(r"^Serial\s*: (\w+)", _text(root / "proc/cpuinfo"), re.MULTILINE)
-        printed = line[1] if line else ""
-    if printed.strip("0"):
-        return printed[:40]
-    machine = _text(root / "etc/machine-id")
-    return hashlib.sha256(f"argosy/machine/{machine}".encode()).hexdigest()[:16] if machine else ""
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii", errors="ignore").strip("\0 \n")
-    except OSError:
-        return ""  # boards differ in which of these they have
 
 
 # --- the file and its note -----------------------------------------------------------------------------------------

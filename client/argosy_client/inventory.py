@@ -132,6 +132,11 @@ def take_inventory(root: Path = Path("/"), *, installed: Callable[[str], str] = 
     )
 
 
+def serial_number(root: Path = Path("/")) -> str:
+    """Return what tells the board under `root` from others of its model, without looking at all the rest of it."""
+    return _Board(root).serial()
+
+
 class _Board:
     """The files of a board."""
 

@@ -42,8 +42,9 @@ class Address:
             host, port = parts.hostname, parts.port or DEFAULT_PORT
         except ValueError as error:
             raise SettingsInvalid(name="URL", why=error, source="the command") from None
-        if parts.scheme != "https" or not host or parts.path.strip("/") or parts.query or parts.username:
-            raise SettingsInvalid(name="URL", why=f"{text!r} does not read https://host:port", source="the command")
+        more = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        if parts.scheme != "https" or not host or parts.port == 0 or more:
+            raise SettingsInvalid(name="URL", why="it must read https://host:port", source="the command")
         return cls.at(host, port)
 
     @classmethod

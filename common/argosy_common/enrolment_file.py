@@ -11,13 +11,13 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from argosy_common import x509
+from argosy_common.coordinator_https import Address
 from argosy_common.enrolment import JoinToken
-from argosy_common.errors import EnrolmentFileInvalid, RequestInvalid
+from argosy_common.errors import EnrolmentFileInvalid, RequestInvalid, SettingsInvalid
 
 FILE = "argosy-enrol.toml"
 NOTE = "argosy-enrol.failed.txt"
@@ -32,14 +32,9 @@ _SERIAL = "{serial}"
 
 def _https(url: str) -> str:
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"it is no address: {error}") from None
-    more = parts.path.strip("/") or parts.query or parts.fragment or parts.username
-    if parts.scheme != "https" or not parts.hostname or port == 0 or more:
-        raise ValueError("it must read https://host:port")
-    return url
+        return Address.parse(url).url
+    except SettingsInvalid as error:
+        raise ValueError(error.facts["why"]) from None
 
 
 def _join_token(token: str) -> str:

@@ -288,16 +288,8 @@ def test_a_field_survives_the_way_through_the_file(tmp_path: Path) -> None:
     assert EnrolmentFile.read(tmp_path / FILE) == wanted
     assert wanted.token not in repr(wanted)
     assert wanted.board_name("") is None
-
-
-def test_boards_without_a_serial_number_are_told_apart_by_their_machine_id(tmp_path: Path) -> None:
-    assert boot.serial(tmp_path) == ""
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/machine-id").write_text("b" * 32)
-    assert len(boot.serial(tmp_path)) == 16
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\nSerial\t\t: {SERIAL}\n")
-    assert boot.serial(tmp_path) == SERIAL
+    short = EnrolmentFile(url="10.0.0.5", token=wanted.token, pin=wanted.pin)
+    assert short.url == "https://10.0.0.5:8444", "as `argosy-device join` takes it"
 
 
 # --- power cuts ----------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from argosy_client.inventory import LONGEST, Inventory, installed_version, take_inventory
+from argosy_client.inventory import LONGEST, Inventory, installed_version, serial_number, take_inventory
 from argosy_common.enrolment import EnrolRequest
 from tests.client.boards import JETSON, PI_4, PI_5, X86, Files, put_board
 
@@ -43,6 +44,14 @@ def test_a_jetson_orin(tmp_path: Path) -> None:
     assert (found.model, found.serial) == ("NVIDIA Jetson Orin Nano Developer Kit", "1422323034567")
     assert (found.cpu, found.cores, found.l4t, found.power) == ("Cortex-A78AE", 6, "36.3.0", ("ina3221",))
     assert found.facts()["accelerators"] == "jetson (/dev/nvhost-gpu)", "the GPU's two nodes are one accelerator"
+
+
+def test_boards_without_a_serial_number_are_told_apart_by_their_machine_id(tmp_path: Path) -> None:
+    assert serial_number(tmp_path) == ""
+    put_board(tmp_path, {"etc/machine-id": "b" * 32})
+    assert re.fullmatch("machine-[0-9a-f]{16}", serial_number(tmp_path))
+    put_board(tmp_path, {"proc/cpuinfo": "processor : 0\nSerial\t\t: 1000a1\n"})
+    assert serial_number(tmp_path) == "1000a1" == take_inventory(tmp_path).serial
 
 
 def test_an_x86_box_is_known_by_a_digest_of_its_machine_id(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def test_a_folder_that_is_no_boot_partition_is_left_alone(card: Path, system: st
     [
         ({"token": "abc"}, TokenMalformed),
         ({"coordinator": "http://10.0.0.5:8444"}, SettingsInvalid),
-        ({"coordinator": "10.0.0.5"}, SettingsInvalid),
+        ({"coordinator": "https://10.0.0.5:0"}, SettingsInvalid),
+        ({"coordinator": "https://10.0.0.5:8444#x"}, SettingsInvalid),
         ({"coordinator": "https://h:99999"}, SettingsInvalid),
         ({"pin": "sha1:00"}, SettingsInvalid),
         ({"name": "pi-{board}"}, SettingsInvalid),

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
 from argosy_common.files import write_atomic
@@ -72,9 +72,9 @@ class DeviceSettings(Settings):
     node_config: dict[str, NodeValue] = Field(default_factory=dict)
     """Handed to the app as its context's `node_config`."""
     site: ShortName = ""
-    """Where this board stands; boards of one site may hold the same data."""
+    """Where in the site that it enrolled at this board stands; empty: that site has but one place."""
     shard: ShortName = ""
-    """Which part of its site's data it holds."""
+    """Which part of the data there it holds; boards of one site, `site` and shard hold the same."""
     metered: bool | None = None
     """Whether its connection costs by the byte; None: unknown."""
     heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
@@ -92,14 +92,6 @@ class DeviceSettings(Settings):
     secure_ciphers: tuple[Literal["aes256-ctr", "chacha20"], ...] = ()
     """The ciphers that it accepts for masks; empty: all."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-
-    @field_validator("shard")
-    @classmethod
-    def _of_a_site(cls, shard: str, info: ValidationInfo) -> str:
-        """Refuse a shard of nowhere: boards of other owners may have one of that name, with other data."""
-        if shard and not info.data.get("site", ""):
-            raise ValueError("it is a part of a site's data, and no site is set; set `site` too, or leave `shard` out")
-        return shard
 
     @property
     def app_config(self) -> dict[str, bool | int | float | str]:

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from argosy_common import x509
 from argosy_common.coordinator_https import Address
@@ -74,15 +74,8 @@ class EnrolmentFile(BaseModel):
     operator_key: Annotated[str, AfterValidator(_operator_key)] | None = None
     """The operator's public key, PEM."""
     site: ShortName | None = None
-    """Where the board stands: its own setting, not the site of its token."""
+    """Where in the site of its token the board stands: its own setting of that name, as is the next."""
     shard: ShortName | None = None
-
-    @field_validator("shard")
-    @classmethod
-    def _of_a_site(cls, shard: str | None, info: ValidationInfo) -> str | None:
-        if shard is not None and info.data.get("site") is None:
-            raise ValueError("it is a part of a site's data, and no site is given")
-        return shard
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -58,8 +58,8 @@ def image(  # noqa: PLR0917  (typer declares a command's options as its paramete
     operator_key: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The operator's public key, for the board to pin.")
     ] = None,
-    site: Annotated[str | None, typer.Option(help="The board's own setting of that name.")] = None,
-    shard: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    site: Annotated[str | None, typer.Option(help="Its setting: where in its site it stands.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Its setting: which part of the data there it holds.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the enrolment that the card carries.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     check_golden: Annotated[

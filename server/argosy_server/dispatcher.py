@@ -253,7 +253,7 @@ class Dispatcher:
     # --- from devices
 
     def _on_birth(self, device: str, _envelope: Envelope, body: Birth) -> None:
-        fresh = self._registry.born(device, body)
+        fresh = self._registry.born(device, body, self._gateway.site(device))
         self.exchange.peer_up(device)
         known = set(body.pending)
         with self._lock:

@@ -127,6 +127,11 @@ class Gateway:
         """Tell whether this device is enrolled and not shut out; as fresh as for its messages."""
         return not self._lookup(device).refused
 
+    def site(self, device: str) -> str:
+        """Return the site that this device enrolled at; empty for one that is shut out."""
+        names = self._topics(device)
+        return "" if names is None else names.site
+
     def forget(self, device: str) -> None:
         """Read the enrolment of this device from the database before anything else is taken from it or sent to it."""
         with self._lock:

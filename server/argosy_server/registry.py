@@ -62,7 +62,9 @@ class DeviceView:
     doing: str = ""
     heartbeat: dict[str, object] = field(default_factory=dict)
     site: str = ""
-    """Where it says that it stands, in its last birth."""
+    """The site that it enrolled at."""
+    place: str = ""
+    """Where in that site it says that it stands, in its last birth."""
     shard: str = ""
     """Which part of its site's data it says that it holds."""
     away_at: float = 0.0
@@ -78,10 +80,11 @@ class DeviceView:
     def condition(self) -> dict[str, object]:
         """What it last said of itself: the fields of a `Condition` that are known, as plain data."""
         told = {name: self.heartbeat[name] for name in CONDITION if name in self.heartbeat}
-        if self.site:  # without it a shard's name says nothing: others may have one of that name
-            told["site"] = self.site
-            if self.shard:
-                told["shard"] = self.shard
+        if self.place or self.shard:
+            # No site has a slash in its name, so nothing that a board says leads out of the one that it enrolled at.
+            told["site"] = self.site if self.place in ("", self.site) else f"{self.site}/{self.place}"
+        if self.shard:
+            told["shard"] = self.shard
         return told
 
 
@@ -114,11 +117,12 @@ class Registry:
         with self._lock:
             return {view.device: view.condition for view in self._views.values() if view.online}
 
-    def born(self, device: str, birth: Birth) -> bool:
-        """Note a birth; True if the device was not online under this boot id before."""
+    def born(self, device: str, birth: Birth, site: str) -> bool:
+        """Note a birth of a device of `site`; True if it was not online under this boot id before."""
         before = self.view(device)
         with self._lock:
-            view = replace(self._views.get(device, DeviceView(device)), site=birth.site, shard=birth.shard)
+            view = self._views.get(device, DeviceView(device))
+            view = replace(view, site=site, place=birth.site, shard=birth.shard)
             self._moved(view, "birth", birth.boot, before.doing if before.boot == birth.boot else "idle")
         return not (before.online and before.boot == birth.boot)
 

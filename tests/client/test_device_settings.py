@@ -72,10 +72,6 @@ def test_the_name_given_at_join_stays_until_another_is_set(tmp_path: Path) -> No
             '[node_config]\ndata = ["a"]',
             "node_config.data cannot be used: it must be a number, a text",
         ),
-        (
-            'shard = "3"',
-            "shard cannot be used: it is a part of a site's data, and no site is set; set `site` too, or leave `shard`",
-        ),
         ('site = "north hall"', "site cannot be used: it must be letters without accents, digits, '.', '_' and '-'"),
         ('site = "a/b"\nshard = "3"', "site cannot be used"),
         (f'site = "hall"\nshard = "{"x" * 65}"', "shard cannot be used: it must be letters"),
@@ -107,6 +103,8 @@ def test_an_app_is_told_of_no_site_where_there_is_none_and_its_own_words_go_firs
     file = tmp_path / "device.toml"
     file.write_text('site = "hall"\nshard = "3"\n[node_config]\nshard = 7\n')
     assert load_settings(file).app_config == {"site": "hall", "shard": 7}
+    file.write_text('shard = "3"\n')
+    assert load_settings(file).app_config == {"shard": "3"}, "of the site that it enrolled at"
 
 
 def test_a_shard_may_come_from_another_place_than_its_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,7 +232,7 @@ def test_a_board_that_is_enrolled_already_erases_the_file_and_keeps_its_enrolmen
         (b"url = 1", EnrolmentFileInvalid),
         (b"url =", EnrolmentFileInvalid),
         (b"{valid}colour = 'blue'\n", EnrolmentFileInvalid),
-        (b"{valid}shard = 'a'\n", EnrolmentFileInvalid),
+        (b"{valid}shard = 'a b'\n", EnrolmentFileInvalid),
         (b"{valid}operator_key = 'x'\n", EnrolmentFileInvalid),
         (b"{valid}name = 'pi-{wrong}'\n", EnrolmentFileInvalid),
         (b"token = 'secret-that-is-none'", TokenMalformed),

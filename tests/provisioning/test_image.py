@@ -205,7 +205,7 @@ def test_a_folder_that_is_no_boot_partition_is_left_alone(card: Path, system: st
         ({"coordinator": "https://h:99999"}, SettingsInvalid),
         ({"pin": "sha1:00"}, SettingsInvalid),
         ({"name": "pi-{board}"}, SettingsInvalid),
-        ({"shard": "a"}, SettingsInvalid),
+        ({"shard": "a b"}, SettingsInvalid),
     ],
 )
 def test_a_slip_in_the_command_is_named_before_anything_is_written(

@@ -20,6 +20,7 @@ from argosy_server.gateway import Gateway
 from argosy_server.instruction import Answer, Outgoing, RunApp
 from argosy_server.registry import Registry
 from argosy_server.store import Store
+from tests.server.store.test_tables import _device
 from tests.waiting import until
 
 DEVICE = "00000000000000aa"
@@ -101,6 +102,13 @@ def test_a_device_that_was_lost_before_it_was_asked_is_answered_for_at_once(benc
     bench.ask()
     bench.tick(1)
     assert bench.codes(1) == ["device-lost"]
+
+
+def test_what_a_board_says_of_its_place_is_taken_as_in_the_site_that_it_enrolled_at(bench: Bench) -> None:
+    bench.store.devices.add(_device(DEVICE, site="lab"))
+    body = Birth(boot="11" * 16, session=1, name="pi", version="1", python="3", machine="arm", site="north", shard="a")
+    bench.dispatcher._on_birth(DEVICE, Envelope(kind="birth"), body)
+    assert bench.registry.conditions() == {DEVICE: {"site": "lab/north", "shard": "a"}}
 
 
 def test_a_node_that_nobody_ever_saw_is_answered_for_after_the_grace(bench: Bench) -> None:

@@ -192,7 +192,7 @@ def test_a_board_whose_network_is_cut_is_done_without_after_its_grace(boards: Ca
 
 
 def test_boards_of_a_site_stand_in_for_one_another_and_each_shard_counts_once(boards: Callable[..., Fleet]) -> None:
-    site = [{"site": "line-3", "shard": shard} for shard in ("a", "a", "b", "b")]
+    site = [{"shard": shard} for shard in ("a", "a", "b", "b")]
     fleet = boards("fixed:0.1", "fixed:60", "fixed:60", "fixed:0.1", settings=site)
     # not even the setting is needed: who holds what, the boards say themselves
     run = fleet.run(2, {"enabled": False})
@@ -208,7 +208,7 @@ def test_boards_of_a_site_stand_in_for_one_another_and_each_shard_counts_once(bo
 def test_an_app_may_ask_for_it_and_the_second_answer_for_a_shard_is_refused_by_name(
     boards: Callable[..., Fleet], tmp_path: Path
 ) -> None:
-    site = [{"site": "line-3", "shard": "a"}] * 2 + [{}]
+    site = [{"shard": "a"}, {"site": "default", "shard": "a"}, {}]  # it says where it enrolled, as the first is taken
     fleet = boards("fixed:0.1", "fixed:0.6", "fixed:1.5", settings=site)
     app = tmp_path / "app"
     shutil.copytree(BOARDS, app, ignore=shutil.ignore_patterns("__pycache__"))

@@ -16,7 +16,7 @@ class Condition:
         throttled: whether it slows itself down, for heat or for want of power.
         metered: whether its connection costs by the byte.
         load: one-minute load average divided by the number of cores.
-        site: where it stands; boards of one site may hold the same data. Empty: nowhere in particular.
+        site: the site that it enrolled at, and behind a slash where in it, as far as it says. Empty: unknown.
         shard: which part of its site's data it holds; boards with the same site and shard hold the same data. Empty:
             its data is its own.
     """
@@ -33,7 +33,7 @@ class Condition:
     @property
     def unit(self) -> tuple[str, str] | None:
         """What its answer counts for: its site and shard; None: for itself alone."""
-        return (self.site, self.shard) if self.shard else None
+        return (self.site, self.shard) if self.site and self.shard else None
 
 
 UNKNOWN = Condition()

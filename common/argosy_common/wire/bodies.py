@@ -114,9 +114,9 @@ class Birth(Body):
     pending: Annotated[list[Identifier], Field(max_length=1000)] = []
     """Instructions that are journaled and not yet answered for good."""
     site: Short = ""
-    """Where the board stands; boards of one site may hold the same data."""
+    """Where in the site that it enrolled at the board says that it stands."""
     shard: Short = ""
-    """Which part of its site's data it holds; boards with the same site and shard hold the same data."""
+    """Which part of the data there it says that it holds; see docs/protocol.md, "Names"."""
 
 
 class Death(Body):

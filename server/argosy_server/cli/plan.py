@@ -351,8 +351,8 @@ def _how(one: Outcome, quorum: str) -> str:
         case _:
             copies = one.boards - one.counted + 1
             return (
-                f"In the boards' settings, give all {one.boards} the same `site`, and every {copies} that hold "
-                "the same data the same `shard`; each run counts each shard once."
+                f"Enrol all {one.boards} boards at one site (`argosy token create --site`), and in their settings give "
+                f"every {copies} that hold the same data the same `shard`; each run counts each shard once."
             )
 
 

@@ -14,6 +14,8 @@ from argosy_common.straggler.conditions import Condition
 
 _LONGEST_NAME = 256
 """As `Birth` has it."""
+_LONGEST_SITE = 64 + 1 + _LONGEST_NAME
+"""As `DeviceView.condition` has it: the site of a topic, a slash, and what a birth says."""
 
 
 def read_conditions(told: Mapping[str, Mapping[str, Any]]) -> dict[int, Condition]:
@@ -30,8 +32,8 @@ def read_condition(fields: Mapping[str, Any]) -> Condition:
         throttled=_truth(fields.get("throttled")),
         metered=_truth(fields.get("metered")),
         load=_number(fields.get("load"), 0.0, math.inf),
-        site=_name(fields.get("site")),
-        shard=_name(fields.get("shard")),
+        site=_name(fields.get("site"), _LONGEST_SITE),
+        shard=_name(fields.get("shard"), _LONGEST_NAME),
     )
 
 
@@ -45,5 +47,5 @@ def _truth(value: object) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _name(value: object) -> str:
-    return value if isinstance(value, str) and len(value) <= _LONGEST_NAME else ""
+def _name(value: object, longest: int) -> str:
+    return value if isinstance(value, str) and len(value) <= longest else ""

@@ -36,7 +36,7 @@ def test_a_gain_comes_with_how_to_have_it(argosy: Argosy) -> None:
     assert told["gains"]["quorum"] > 4
     assert told["gains"]["repetition-1"] > 1.5
     assert told["advice"][0]["how"] == "argosy run start APP --async"
-    assert "`site`" in told["advice"][1]["how"]
+    assert "`shard`" in told["advice"][1]["how"]
     assert told["unfit"][0]["name"] == "repetition-2"
 
 

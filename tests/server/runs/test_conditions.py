@@ -54,6 +54,7 @@ def test_every_field_is_read_and_an_unknown_one_passed_over() -> None:
         ("load", [1.0]),
         ("site", 7),
         ("site", b"hall"),
+        ("site", "x" * 322),
         ("shard", "x" * 257),
         ("shard", None),
     ],

@@ -162,12 +162,12 @@ def test_what_an_earlier_run_left_as_its_model_stays_when_a_later_run_is_done_wi
 def test_a_run_is_told_how_its_devices_are(runs: RunSupervisor, store: Store, bundle: BlobRef) -> None:
     birth = Birth(boot="11" * 16, session=1, name="pi", version="1", python="3.11", machine="aarch64")
     there = birth.model_copy(update={"site": "hall", "shard": "3"})
-    runs._registry.born(f"{2**63 + 7:016x}", there)
+    runs._registry.born(f"{2**63 + 7:016x}", there, "lab")
     runs._registry.beat(f"{2**63 + 7:016x}", Heartbeat(battery=0.25, throttled=False))
-    runs._registry.born(f"{9:016x}", birth)
+    runs._registry.born(f"{9:016x}", birth, "lab")
     run = runs.start(bundle, None, {"way": "conditions"}, {})
     assert ended(store, run) == "finished"
-    known = {2**63 + 7: Condition(battery=0.25, throttled=False, site="hall", shard="3"), 9: UNKNOWN}
+    known = {2**63 + 7: Condition(battery=0.25, throttled=False, site="lab/hall", shard="3"), 9: UNKNOWN}
     assert (runs.folder(run) / "conditions").read_text() == repr(known)
 
 

@@ -53,6 +53,18 @@ class Address:
         return cls(host, port, f"https://{f'[{host}]' if ':' in host else host}:{port}")
 
 
+def https_url(text: str) -> str:
+    """Return an address in full, for a field of settings or a file.
+
+    Raises:
+        ValueError: it is none; the message does not repeat it.
+    """
+    try:
+        return Address.parse(text).url
+    except SettingsInvalid as error:
+        raise ValueError(error.facts["why"]) from None
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came back."""

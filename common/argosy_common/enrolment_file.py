@@ -15,9 +15,9 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from argosy_common import x509
-from argosy_common.coordinator_https import Address
+from argosy_common.coordinator_https import https_url
 from argosy_common.enrolment import JoinToken
-from argosy_common.errors import EnrolmentFileInvalid, RequestInvalid, SettingsInvalid
+from argosy_common.errors import EnrolmentFileInvalid, RequestInvalid
 
 FILE = "argosy-enrol.toml"
 NOTE = "argosy-enrol.failed.txt"
@@ -28,13 +28,6 @@ PLACES = ("boot/firmware", "boot", "var/lib/cloud")
 systems mount it; the last is for machines without one, where cloud-init's `write_files` puts it."""
 
 _SERIAL = "{serial}"
-
-
-def _https(url: str) -> str:
-    try:
-        return Address.parse(url).url
-    except SettingsInvalid as error:
-        raise ValueError(error.facts["why"]) from None
 
 
 def _join_token(token: str) -> str:
@@ -66,7 +59,7 @@ class EnrolmentFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    url: Annotated[str, AfterValidator(_https)]
+    url: Annotated[str, AfterValidator(https_url)]
     token: Annotated[str, AfterValidator(_join_token), Field(repr=False)]
     pin: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_name)] | None = None

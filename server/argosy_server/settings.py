@@ -22,9 +22,10 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from argosy_common.coordinator_https import https_url
 from argosy_common.settings import Settings
 from argosy_server.paths import SOCKET_NAME, default_state_dir
 
@@ -87,7 +88,7 @@ class EnrolmentTable(_Table):
 
     host: str = "0.0.0.0"  # noqa: S104  (boards must reach it; nothing is given without a token)
     port: Port = 8444
-    advertise: str | None = None
+    advertise: Annotated[str, AfterValidator(https_url)] | None = None
     """The URL that `argosy token create` prints; by default made from this machine's name and the port."""
     serve_blobs: bool = True
     """Let devices download blobs of 8 MB and more here; where they cannot, or may not, blobs go by MQTT."""
@@ -98,13 +99,6 @@ class EnrolmentTable(_Table):
     """How long a device's certificate is good for. The device renews it after two thirds of that."""
     grace_s: Annotated[float, Field(ge=0, le=3650 * 86400, allow_inf_nan=False)] = 30 * 86400.0
     """How long after its certificate's end a device that was away may still renew it by its identity key alone."""
-
-    @field_validator("advertise")
-    @classmethod
-    def _is_https(cls, url: str | None) -> str | None:
-        if url is not None and (urlsplit(url).scheme != "https" or not urlsplit(url).hostname):
-            raise ValueError("it must read https://host:port")
-        return url
 
 
 class RunsTable(_Table):

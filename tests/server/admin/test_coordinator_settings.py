@@ -46,6 +46,7 @@ def test_under_systemd_the_socket_lies_in_the_runtime_directory(monkeypatch: pyt
         ('[broker]\nurl = "mqtts://b:1"', "url"),
         ('[broker]\nkind = "external"\nurl = "mqtt://b:1"', "mqtts"),
         ('[enrolment]\nadvertise = "http://b:1"', "https"),
+        ('[enrolment]\nadvertise = "https://b:1/argosy"', "https"),
         ("[runs]\ndevice_wait_s = 0", "device_wait_s"),
         ('log_level = "LOUD"', "log_level"),
         ('site = "a/b"', "site"),

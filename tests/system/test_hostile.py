@@ -11,6 +11,7 @@ import pytest
 
 from argosy_client.identity import Enrolment
 from argosy_common.clock import SystemClock
+from argosy_common.enrolment import Facts
 from argosy_common.link import Link, LinkSettings
 from argosy_common.wire.bodies import Accepted, Fetch, Instruction, Inventory, Offer, Refused, Reply
 from argosy_common.wire.envelope import MAX_ENVELOPE, Envelope, decode, encode
@@ -114,6 +115,16 @@ def test_what_a_device_may_not_send_is_refused_by_name(rogue: Rogue, make: Calla
     envelope = make()
     rogue.send(encode(envelope))
     assert rogue.wait_for(1) == [(envelope.id, code)]
+
+
+def test_a_device_that_says_it_is_another_board_is_shown_as_that_and_noted(rogue: Rogue, fleet: LocalFleet) -> None:
+    facts: Facts = {"model": "\x1b[2JMoon rover", "memory": 2**40}
+    rogue.send(encode(Envelope(kind=Inventory.kind, body=Inventory(facts=facts).pack())))
+    with fleet.client() as api:
+        wait_until(lambda: api.get("devices/d3")["inventory"] == facts, 30, "the inventory to be taken")
+        noted = [row for row in api.get("audit")["entries"] if row["action"] == "device.inventory-changed"]
+        assert [row["subject"] for row in noted] == [rogue.topics.device], "the honest ones are what they were"
+    assert noted[0]["detail"]["model"].endswith("→ \x1b[2JMoon rover")
 
 
 def test_another_version_is_refused_by_name(rogue: Rogue) -> None:

@@ -10,7 +10,7 @@ import os
 import random
 import threading
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from argosy_server.registry import Registry
 from argosy_server.revocation import end_session
 from argosy_server.runs.supervisor import RunSupervisor
 from argosy_server.settings import CoordinatorSettings, local_hosts
-from argosy_server.store import Store
+from argosy_server.store import DeviceState, Store
 
 log = get_logger(__name__)
 
@@ -218,6 +218,7 @@ class Coordinator:
         state, now = self.settings.state_dir, self._clock.wall()
         online, total = len(self._registry.online()), len(self.store.devices.list())
         wanted = self.settings.enrolment
+        life = timedelta(seconds=wanted.certificate_s)
         return doctor.examine(
             [
                 lambda: doctor.broker(
@@ -230,8 +231,13 @@ class Coordinator:
                 lambda: doctor.certificate(self.ca.certificate.not_valid_after_utc, now),
                 lambda: doctor.clock_is_sane(now),
                 lambda: doctor.devices(online, total),
+                lambda: doctor.device_certificates(self._certificate_ends(), life, now),
             ]
         )
+
+    def _certificate_ends(self) -> dict[str, datetime]:
+        rows = self.store.devices.list()
+        return {row.name: row.not_after for row in rows if row.state is DeviceState.ENROLLED}
 
     def wait_event(self, run: int, after: int, timeout_s: float) -> bool:
         """See `CoordinatorPort.wait_event`."""

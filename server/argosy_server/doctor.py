@@ -15,6 +15,9 @@ from argosy_server.broker import find_mosquitto
 LEAST_FREE = 1024**3
 """Bytes of free disk below which a coordinator is in danger: a few large models."""
 
+LEAST_LIFE = 0.2
+"""The share of its life that a device's certificate has left when somebody should look: it is renewed long before."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -94,6 +97,20 @@ def devices(online: int, total: int) -> Check:
     ok = total == 0 or online > 0
     remedy = "" if ok else "Check the boards and their network; `argosy device list` shows when each was last seen."
     return Check("devices", ok, f"{online} of {total} online", remedy)
+
+
+def device_certificates(ends: dict[str, datetime], life: timedelta, now: datetime) -> Check:
+    """Do the devices renew their certificates? `ends` has, by name, when that of each enrolled device ends."""
+    late = sorted(name for name, end in ends.items() if end - now < LEAST_LIFE * life)
+    name = "device certificates"
+    if not late:
+        return Check(name, ok=True, detail=f"{len(ends)} are good")
+    shown = ", ".join(late[:5]) + (f" and {len(late) - 5} more" if len(late) > 5 else "")
+    remedy = (
+        "These renew them by themselves once they are online and reach the https port; `renewal.failed` in a board's "
+        "log says why not. Longer than enrolment.grace_s after the end they need a token: `argosy token create`."
+    )
+    return Check(name, ok=False, detail=f"ended, or about to: {shown}", remedy=remedy)
 
 
 def examine(checks: list[Callable[[], Check]]) -> list[dict[str, object]]:

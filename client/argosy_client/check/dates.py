@@ -29,7 +29,8 @@ CERTIFICATE_EXPIRED = Problem(
     "certificate-expired",
     Severity.ERROR,
     "The device's certificate ended at {ends}.",
-    "Enrol the board again: `argosy token create` on the coordinator, then `argosy-device join … --force` here.",
+    "Start the daemon where it reaches the coordinator's port: it renews the certificate by itself, for 30 days after "
+    "its end. Says its log `renewal-refused`: `argosy token create` there, then `argosy-device join … --force` here.",
 )
 CERTIFICATE_ENDING = Problem(
     "certificate-ending",

@@ -113,7 +113,7 @@ def _device_files(authority: CertificateAuthority, folder: Path) -> TlsFiles:
     key = x509.generate_key()
     files = TlsFiles(authority.ca_path, folder / "device.crt", folder / "device.key", x509.COORDINATOR)
     x509.save_key(files.key, key)
-    write_atomic(files.cert, x509.certificate_pem(authority.issue_device(DEVICE, key.public_key())))
+    write_atomic(files.cert, x509.chain_pem(*authority.issue_device(DEVICE, key.public_key())))
     return files
 
 

@@ -2,7 +2,7 @@
 
 identity.key     the key for life; the device's name derives from it
 tls.key          the key of the certificate below
-device.crt       the certificate, common name = device id
+device.crt       the certificate, common name = device id, then those between it and the root
 tls-…/           another such pair, once the certificate was renewed; `enrolment.json` names the one in force
 ca.crt           the coordinator's authority, whose pin was checked
 operator.pub     the operator's public key, which signs fleet lists; absent: the coordinator is trusted for its peers
@@ -108,12 +108,13 @@ class Enrolment:
         identity = x509.load_key(state_dir / IDENTITY_KEY)
         if x509.device_id(identity.public_key()) != record.device:
             raise CertificateInvalid(path=state_dir / IDENTITY_KEY, why=f"it is not the key of {record.device}")
-        certificate = x509.load_certificate(folder / CERTIFICATE)
+        chain = x509.load_chain(folder / CERTIFICATE)
+        certificate = chain[0]
         if x509.subject_cn(certificate) != record.device:
             raise CertificateInvalid(path=folder / CERTIFICATE, why=f"it is not for {record.device}")
         if not x509.same_key(certificate, x509.load_key(folder / TLS_KEY).public_key()):
             raise CertificateInvalid(path=folder / TLS_KEY, why="it is not the key of the certificate")
-        if not x509.issued_by(certificate, x509.load_certificate(state_dir / CA)):
+        if not x509.chains_to(chain, x509.load_certificate(state_dir / CA)):
             raise CertificateInvalid(path=folder / CERTIFICATE, why="another authority issued it")
         return cls(
             state_dir=state_dir,

@@ -183,14 +183,15 @@ def _check(answer: EnrolAnswer, url: str, ca_pem: str, keys: Keys) -> None:
     """Take nothing that would not work afterwards."""
     why = None
     try:
-        certificate = x509.parse_certificate(answer.certificate_pem.encode())
+        chain = x509.parse_chain(answer.certificate_pem.encode())
+        certificate = chain[0]
         if answer.device != keys.device or x509.subject_cn(certificate) != keys.device:
             why = "the certificate is for another device"
         elif answer.node_id != x509.node_id(keys.device):
             why = "the node id is another device's"
         elif not x509.same_key(certificate, keys.tls.key.public_key()):
             why = "the certificate is for another key"
-        elif not x509.issued_by(certificate, x509.parse_certificate(ca_pem.encode())):
+        elif not x509.chains_to(chain, x509.parse_certificate(ca_pem.encode())):
             why = "another authority issued the certificate"
         elif not NAME.match(answer.site):
             why = "the site's name cannot be used in topics"

@@ -108,13 +108,14 @@ def forget_pairs(state_dir: Path, *, but: str) -> None:
 def _unusable(enrolment: Enrolment, request: TlsRequest, answer: RenewAnswer) -> str | None:
     """Tell what is wrong with an answer."""
     try:
-        certificate = x509.parse_certificate(answer.certificate_pem.encode())
+        chain = x509.parse_chain(answer.certificate_pem.encode())
+        certificate = chain[0]
     except RequestInvalid as error:
         return error.message
     if x509.subject_cn(certificate) != enrolment.device:
         return "the certificate is for another device"
     if not x509.same_key(certificate, request.key.public_key()):
         return "the certificate is for another key"
-    if not x509.issued_by(certificate, x509.load_certificate(enrolment.ca_path)):
+    if not x509.chains_to(chain, x509.load_certificate(enrolment.ca_path)):
         return "another authority issued the certificate"
     return None

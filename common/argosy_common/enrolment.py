@@ -104,6 +104,8 @@ class EnrolAnswer(_Part):
     node_id: Annotated[int, Field(ge=2, lt=2**64)]
     site: Text
     certificate_pem: Pem
+    """The certificate, then those between it and the root."""
     ca_pem: Pem
+    """The root."""
     brokers: Annotated[list[BrokerAddress], Field(min_length=1, max_length=64)]
     """To be tried in this order."""

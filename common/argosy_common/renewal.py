@@ -64,5 +64,6 @@ class RenewAnswer(_Part):
     """A device's next certificate."""
 
     certificate_pem: Pem
+    """As in `EnrolAnswer`."""
     brokers: Annotated[list[BrokerAddress], Field(min_length=1, max_length=64)]
     """To be tried in this order; they may be others than at enrolment."""

@@ -6,6 +6,9 @@ Rules:
 - A board's clock may stand in 1970. What a device verifies (the authority, the coordinator's server certificate) is
   therefore valid from 1970 on, and `coordinator_trust` leaves the time of day out altogether. What the coordinator
   verifies (a device's certificate) has honest dates, since the coordinator's clock is the one that is trusted.
+- The root signs intermediates only, and may be offline; an intermediate issues all else. So what an end shows is its
+  *chain*: its own certificate, then the intermediate's. Whoever has the root can check that. (A certificate that a root
+  issued itself, as the first versions did, is a chain of one.)
 - The coordinator is known by the name `COORDINATOR`, a subject alternative name of its server certificate, not by the
   address at which a device happens to reach it (NAT, port forwarding, DHCP).
 """
@@ -34,6 +37,7 @@ COORDINATOR = "coordinator"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BACKDATED = timedelta(days=1)
 CA_LIFE = timedelta(days=20 * 365)
+INTERMEDIATE_LIFE = timedelta(days=5 * 365)
 SERVER_LIFE = timedelta(days=825)
 DEVICE_LIFE = timedelta(days=7)
 """Devices renew their certificates by themselves (`argosy_common.renewal`)."""
@@ -42,6 +46,7 @@ _STATEMENT = b"argosy/enrol/v1"
 _RENEWAL = b"argosy/renew/v1"
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h; Python's ssl has no name for it
 _MAX_PEM = 16 * 1024
+_MAX_CHAIN = 4
 
 PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
@@ -189,7 +194,7 @@ def node_id(device: str) -> int:
 
 def spki_pin(certificate: x509.Certificate) -> str:
     """Return `sha256:<hex>` of the certificate's public key, which a person compares or pastes."""
-    return f"sha256:{fingerprint(_p256(certificate.public_key())).hex()}"
+    return f"sha256:{fingerprint(certificate_key(certificate)).hex()}"
 
 
 def subject_cn(certificate: x509.Certificate) -> str:
@@ -291,6 +296,28 @@ def self_signed_ca(key: PrivateKey, common_name: str, now: datetime, *, life: ti
     return builder.sign(key, hashes.SHA256())
 
 
+def issue_intermediate(
+    root: x509.Certificate,
+    root_key: PrivateKey,
+    public: PublicKey,
+    common_name: str,
+    now: datetime,
+    *,
+    life: timedelta = INTERMEDIATE_LIFE,
+) -> x509.Certificate:
+    """Issue the certificate of an authority below the root, which issues no further one."""
+    usage = _usage(key_cert_sign=True, crl_sign=True, digital_signature=True)
+    return (
+        _builder(common_name, public, EPOCH, now + life)
+        .issuer_name(root.subject)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(_authority(root_key), critical=False)
+        .sign(root_key, hashes.SHA256())
+    )
+
+
 def issue_server(
     ca: x509.Certificate,
     ca_key: PrivateKey,
@@ -326,16 +353,27 @@ def issue_client(
     return _issue(ca, ca_key, builder, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
+def issue_signer(
+    ca: x509.Certificate, ca_key: PrivateKey, public: PublicKey, common_name: str, now: datetime
+) -> x509.Certificate:
+    """Issue a certificate for signing what others run. Who checks signatures leaves dates out, so it is from 1970."""
+    builder = _builder(common_name, public, EPOCH, now + SERVER_LIFE)
+    return _issue(ca, ca_key, builder, ExtendedKeyUsageOID.CODE_SIGNING)
+
+
+def _authority(key: PrivateKey) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+
+
 def _issue(
     ca: x509.Certificate, ca_key: PrivateKey, builder: x509.CertificateBuilder, purpose: x509.ObjectIdentifier
 ) -> x509.Certificate:
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     return (
         builder.issuer_name(ca.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(authority, critical=False)
+        .add_extension(_authority(ca_key), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
 
@@ -389,14 +427,50 @@ def parse_certificate(pem: bytes) -> x509.Certificate:
     """
     try:
         certificate = x509.load_pem_x509_certificate(_bounded(pem))
-        _p256(certificate.public_key())
+        certificate_key(certificate)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise RequestInvalid(why="the certificate cannot be read") from None
     return certificate
 
 
+def chain_pem(*chain: x509.Certificate) -> bytes:
+    """Return the PEM form of several certificates, each issued by the next."""
+    return b"".join(map(certificate_pem, chain))
+
+
+def parse_chain(pem: bytes) -> list[x509.Certificate]:
+    """Read a PEM chain that came from outside: a certificate, then its issuers' up to the root, which is left out.
+
+    Raises:
+        RequestInvalid: it is none, or longer than any of ours.
+    """
+    try:
+        chain = x509.load_pem_x509_certificates(_bounded(pem))
+        for certificate in chain:
+            certificate_key(certificate)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise RequestInvalid(why="the certificate cannot be read") from None
+    if len(chain) > _MAX_CHAIN:
+        raise RequestInvalid(why=f"{len(chain)} certificates are too many for a chain")
+    return chain
+
+
+def load_chain(path: Path) -> list[x509.Certificate]:
+    """Read a chain of our own.
+
+    Raises:
+        CertificateInvalid: the file is missing, unreadable, or holds something else.
+    """
+    try:
+        return parse_chain(path.read_bytes())
+    except OSError as error:
+        raise CertificateInvalid(path=path, why=error.strerror or error) from None
+    except RequestInvalid as error:
+        raise CertificateInvalid(path=path, why=error.facts["why"]) from None
+
+
 def load_certificate(path: Path) -> x509.Certificate:
-    """Read a certificate of our own.
+    """Read a certificate of our own; of a chain, the first.
 
     Raises:
         CertificateInvalid: the file is missing, unreadable, or holds something else.
@@ -414,9 +488,48 @@ def serial_text(certificate: x509.Certificate) -> str:
     return f"{certificate.serial_number:x}"
 
 
+def certificate_key(certificate: x509.Certificate) -> PublicKey:
+    """Return the P-256 key that a certificate is for.
+
+    Raises:
+        RequestInvalid: it is for another kind of key.
+    """
+    return _p256(certificate.public_key())
+
+
 def same_key(certificate: x509.Certificate, public: PublicKey) -> bool:
     """Tell whether the certificate is for this key."""
-    return _p256(certificate.public_key()) == public
+    return certificate_key(certificate) == public
+
+
+def may_sign_code(certificate: x509.Certificate) -> bool:
+    """Tell whether `issue_signer` issued it, and nothing else of ours."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return list(usage) == [ExtendedKeyUsageOID.CODE_SIGNING]
+
+
+def chains_to(chain: list[x509.Certificate], root: x509.Certificate) -> bool:
+    """Tell whether each certificate of `chain` was issued by the next, and the last by `root`; no dates are looked at.
+
+    An issuer must be an authority that may have as many authorities below it as it has here (RFC 5280, 6.1.4).
+    """
+    issuers = [*chain[1:], root]
+    return bool(chain) and all(
+        _may_issue(issuer, below) and issued_by(certificate, issuer)
+        for below, (certificate, issuer) in enumerate(zip(chain, issuers, strict=True))
+    )
+
+
+def _may_issue(authority: x509.Certificate, below: int) -> bool:
+    try:
+        limits = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = authority.extensions.get_extension_for_class(x509.KeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return limits.ca and usage.key_cert_sign and (limits.path_length is None or below <= limits.path_length)
 
 
 def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

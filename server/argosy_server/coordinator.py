@@ -173,9 +173,9 @@ class Coordinator:
         """See `CoordinatorPort.shut_out`. The order of the steps is that of `argosy_server/revocation.py`."""
         self._dispatcher.shut_out(device)
         self._tell_broker()
-        key, certificate = self.ca.issue_for_take_over(device)
+        key, chain = self.ca.issue_for_take_over(device)
         where = self._broker.address
-        ended = end_session(device, key, certificate, self.ca.ca_path, where, clock=self._clock, rng=self._rng)
+        ended = end_session(device, key, chain, self.ca.ca_path, where, clock=self._clock, rng=self._rng)
         log.warning("coordinator.shut_out", device=device, broker=self._broker.kind, session_ended=ended)
         return {"session_ended": ended, "broker": self._broker.kind}
 
@@ -217,7 +217,7 @@ class Coordinator:
         """See `CoordinatorPort.doctor`."""
         state, now = self.settings.state_dir, self._clock.wall()
         online, total = len(self._registry.online()), len(self.store.devices.list())
-        wanted = self.settings.enrolment
+        wanted, ca = self.settings.enrolment, self.ca
         life = timedelta(seconds=wanted.certificate_s)
         return doctor.examine(
             [
@@ -228,7 +228,7 @@ class Coordinator:
                 lambda: doctor.https(self._enrolment.url, alive=self._enrolment.alive(), blobs=wanted.serve_blobs),
                 lambda: doctor.disk(state),
                 lambda: doctor.state_is_private(state),
-                lambda: doctor.certificate(self.ca.certificate.not_valid_after_utc, now),
+                lambda: doctor.authority(ca.certificate, ca.issuer, root_is_here=ca.root_is_here, now=now),
                 lambda: doctor.clock_is_sane(now),
                 lambda: doctor.devices(online, total),
                 lambda: doctor.device_certificates(self._certificate_ends(), life, now),

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+
 from argosy_common.errors import ArgosyError
 from argosy_server.broker import find_mosquitto
 
@@ -79,11 +81,19 @@ def https(url: str, *, alive: bool, blobs: bool) -> Check:
     return Check(name, ok=True, detail=f"{url} serves {what}")
 
 
-def certificate(not_after: datetime, now: datetime) -> Check:
-    """Is the certificate authority's certificate good for a while?"""
-    left = not_after - now
-    remedy = "" if left > timedelta(days=30) else "Plan its replacement; devices enrol again under a new one."
-    return Check("certificate authority", left > timedelta(days=30), f"valid for {left.days} more days", remedy)
+def authority(root: x509.Certificate, issuer: x509.Certificate, *, root_is_here: bool, now: datetime) -> Check:
+    """Are the authority's certificates good for a while?"""
+    name, month = "certificate authority", timedelta(days=30)
+    left, root_left = issuer.not_valid_after_utc - now, root.not_valid_after_utc - now
+    where = "here" if root_is_here else "offline"
+    detail = f"issues for {left.days} more days; the root, {where}, is valid for {root_left.days}"
+    if root_left < month:
+        remedy = "Plan the root's replacement; devices enrol again under a new one."
+        return Check(name, ok=False, detail=detail, remedy=remedy)
+    if left < 3 * month:
+        at = "Restart the coordinator" if root_is_here else "`argosy-coordinator ca renew --root-key FILE`"
+        return Check(name, ok=False, detail=detail, remedy=f"{at}, or nobody can connect any more.")
+    return Check(name, ok=True, detail=detail)
 
 
 def clock_is_sane(now: datetime) -> Check:

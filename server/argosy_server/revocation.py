@@ -61,7 +61,7 @@ def revocation_list(
 def end_session(
     device: str,
     key: x509.PrivateKey,
-    certificate: cx509.Certificate,
+    chain_pem: bytes,
     authority: Path,
     broker: tuple[str, int],
     *,
@@ -70,13 +70,13 @@ def end_session(
 ) -> bool:
     """Take the device's session at the broker over and end it; tell whether the broker let us.
 
-    `certificate`, for `key`, has the device's name. Where the broker takes names from certificates (and any that we
-    describe does), nobody else could do this. Takes `TAKE_OVER_S` and a little at most.
+    The certificate in `chain_pem`, for `key`, has the device's name. Where the broker takes names from certificates
+    (and any that we describe does), nobody else could do this. Takes `TAKE_OVER_S` and a little at most.
     """
     with tempfile.TemporaryDirectory(prefix=".take-over-", dir=authority.parent) as folder:
         files = TlsFiles(authority, Path(folder) / "tls.crt", Path(folder) / "tls.key", x509.COORDINATOR)
         x509.save_key(files.key, key)
-        files.cert.write_bytes(x509.certificate_pem(certificate))
+        files.cert.write_bytes(chain_pem)
         host, port = broker
         settings = LinkSettings(host=host, port=port, client_id=device, tls=files, session_expiry_s=0)
         link = Link(settings, clock=clock, rng=rng)

@@ -99,7 +99,7 @@ class Bench:
         self.server.start()
         key = x509.generate_key()
         cert = folder / "device.crt"
-        cert.write_bytes(x509.certificate_pem(self.ca.issue_device(DEVICE, key.public_key())))
+        cert.write_bytes(x509.chain_pem(*self.ca.issue_device(DEVICE, key.public_key())))
         x509.save_key(folder / "device.key", key)
         self.files = TlsFiles(self.ca.ca_path, cert, folder / "device.key", x509.COORDINATOR)
         self.way = self.new_way()

@@ -457,8 +457,8 @@ _WRONG_ANSWERS: dict[str, Callable[[dict[str, Any], CertificateAuthority], objec
     "another key": lambda good, ca: (
         good
         | {
-            "certificate_pem": x509.certificate_pem(
-                ca.issue_device(good["device"], x509.generate_key().public_key())
+            "certificate_pem": x509.chain_pem(
+                *ca.issue_device(good["device"], x509.generate_key().public_key())
             ).decode()
         }
     ),

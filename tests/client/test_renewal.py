@@ -177,9 +177,11 @@ def test_a_new_one_that_the_broker_refuses_is_given_up_and_the_old_one_stays_in_
     issue = yard.ca.issue_device
     refused: list[int] = []
 
-    def issue_and_revoke(device: str, key: x509.PublicKey, life: timedelta = x509.DEVICE_LIFE) -> cx509.Certificate:
+    def issue_and_revoke(
+        device: str, key: x509.PublicKey, life: timedelta = x509.DEVICE_LIFE
+    ) -> list[cx509.Certificate]:
         issued = issue(device, key, life)
-        refused.append(issued.serial_number)
+        refused.append(issued[0].serial_number)
         yard.ca.write_crl(refused)
         broker.shut_out([])  # reads the list again
         return issued

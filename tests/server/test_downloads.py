@@ -64,11 +64,11 @@ class Bench:
     def files(self, name: str) -> TlsFiles:
         """Return a device's certificate and key."""
         key = x509.generate_key()
-        certificate = self.ca.issue_device(name, key.public_key())
+        chain = self.ca.issue_device(name, key.public_key())
         files = TlsFiles(
             self.ca.ca_path, self.folder / f"{name}.crt", self.folder / f"{name}.device-key", x509.COORDINATOR
         )
-        files.cert.write_bytes(x509.certificate_pem(certificate))
+        files.cert.write_bytes(x509.chain_pem(*chain))
         x509.save_key(files.key, key)
         return files
 

@@ -35,6 +35,7 @@ from argosy_common.errors.enrolment import (
     DeviceStateForbids,
     EnrolmentUnreachable,
     NameUnusable,
+    NoAuthority,
     OperatorKeyDiffers,
     PinMismatch,
     RenewalRefused,
@@ -67,6 +68,7 @@ from argosy_common.errors.image import (
     EnrolmentFileKept,
     GoldenImageUnclean,
 )
+from argosy_common.errors.model import ArtefactInvalid, ModelError, SignatureInvalid
 from argosy_common.errors.provisioning import (
     SerialGarbled,
     SerialMessageInvalid,
@@ -145,6 +147,7 @@ __all__ = [
     "ApprovalPending",
     "ArgosyError",
     "ArraysChanged",
+    "ArtefactInvalid",
     "AsyncUnsuitable",
     "BlobCorrupt",
     "BlobUnknown",
@@ -184,8 +187,10 @@ __all__ = [
     "InstructionExpired",
     "KindUnknown",
     "MessageUnsendable",
+    "ModelError",
     "ModelVersionMissing",
     "NameUnusable",
+    "NoAuthority",
     "NoValidReply",
     "NotEnrolled",
     "OperatorKeyDiffers",
@@ -232,6 +237,7 @@ __all__ = [
     "ServerAppFailed",
     "SettingsInvalid",
     "ShardCounted",
+    "SignatureInvalid",
     "SiteDiffers",
     "StorageFailed",
     "SumInconsistent",

@@ -18,6 +18,8 @@ class Fault(Enum):
 
 
 REGISTRY: dict[str, type[ArgosyError]] = {}
+_EXIT_CODES: dict[int, type[ArgosyError]] = {}
+"""Who said an exit code first: the error, or the family of errors that share it."""
 
 
 class ArgosyError(Exception):
@@ -26,6 +28,9 @@ class ArgosyError(Exception):
     A subclass gives `code` (stable, kebab-case, never reused), `exit_code`, `fault`, `template` (one plain sentence
     with {fields}) and `remedy` (what the reader does next). An instance is made with the fields the template names:
     `PortInUse(port=8883, holder="mosquitto")`.
+
+    A subclass made with `family=True` is no failure itself: those below it share its exit code, since a shell has only
+    so many.
     """
 
     code: ClassVar[str]
@@ -34,15 +39,18 @@ class ArgosyError(Exception):
     template: ClassVar[str]
     remedy: ClassVar[str]
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, family: bool = False) -> None:
         """Register the class, and refuse a code or an exit code that is taken."""
         super().__init_subclass__()
+        if "exit_code" in cls.__dict__:
+            first = _EXIT_CODES.setdefault(cls.exit_code, cls)
+            if first.__qualname__ != cls.__qualname__:
+                raise TypeError(f"exit code {cls.exit_code} is taken by {first.__qualname__}")
+        if family:
+            return
         taken = REGISTRY.get(cls.code)
         if taken is not None and taken.__qualname__ != cls.__qualname__:
             raise TypeError(f"error code {cls.code!r} is taken by {taken.__qualname__}")
-        for other in REGISTRY.values():
-            if other.exit_code == cls.exit_code and other.code != cls.code:
-                raise TypeError(f"exit code {cls.exit_code} is taken by {other.__qualname__}")
         REGISTRY[cls.code] = cls
 
     def __init__(self, /, **facts: object) -> None:

@@ -183,3 +183,13 @@ class RenewalRefused(ArgosyError):
     fault = Fault.OPERATOR
     template = "The coordinator does not renew this device's certificate: {why}."
     remedy = "Enrol it anew: `argosy token create` on the coordinator, then `argosy-device join … --force` there."
+
+
+class NoAuthority(ArgosyError):
+    """A state directory without a certificate authority."""
+
+    code = "no-authority"
+    exit_code = 69
+    fault = Fault.OPERATOR
+    template = "There is no certificate authority in {folder}."
+    remedy = "The coordinator makes it at its first start. Run this as the coordinator's user, or name its --state-dir."

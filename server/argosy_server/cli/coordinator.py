@@ -14,7 +14,9 @@ import typer
 
 from argosy_common.errors import ArgosyError, BrokerFailedToStart, PortInUse, SettingsInvalid, StorageFailed
 from argosy_common.files import private_folder, write_atomic
+from argosy_server.cli import authority
 from argosy_server.cli.client import Data
+from argosy_server.cli.daemon_settings import ConfigFile, StateDir, load_settings
 from argosy_server.cli.main import run_app
 from argosy_server.cli.operations import print_checks
 from argosy_server.cli.options import JsonOption, examples
@@ -30,33 +32,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DEFAULT_CONFIG = Path("/etc/argosy/coordinator.toml")
+app.add_typer(authority.app, name="ca")
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        envvar="ARGOSY_COORDINATOR_CONFIG",
-        help="The settings file (TOML).",
-        show_default=f"{DEFAULT_CONFIG} if it exists",
-    ),
-]
-StateDir = Annotated[
-    Path | None, typer.Option("--state-dir", help="Where it keeps its state.", show_default="/var/lib/argosy or XDG")
-]
 LogLevel = Annotated[
     str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")
 ]
-
-
-def load_settings(config: Path | None, state_dir: Path | None, log_level: str | None) -> CoordinatorSettings:
-    """Read the settings; a flag that is None was not given.
-
-    Raises:
-        SettingsInvalid: a file, a variable or a flag cannot be used.
-    """
-    file = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-    return CoordinatorSettings.load(file, state_dir=state_dir, log_level=log_level)
 
 
 @app.command(

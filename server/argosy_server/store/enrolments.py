@@ -63,10 +63,10 @@ class Issued:
     not_after: datetime
 
     @classmethod
-    def of(cls, certificate: cx509.Certificate) -> Self:
-        """Return a certificate as it is recorded."""
-        pem = x509.certificate_pem(certificate).decode()
-        return cls(x509.serial_text(certificate), pem, certificate.not_valid_after_utc)
+    def of(cls, chain: list[cx509.Certificate]) -> Self:
+        """Return a certificate, with its issuers, as it is recorded."""
+        pem = x509.chain_pem(*chain).decode()
+        return cls(x509.serial_text(chain[0]), pem, chain[0].not_valid_after_utc)
 
 
 class Enrolments:

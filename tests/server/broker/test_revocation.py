@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from argosy_common.wire.topics import DeviceTopics
 from argosy_server.broker import Broker, open_broker
 from argosy_server.ca import CertificateAuthority
 from argosy_server.revocation import end_session
+from argosy_server.root_key import take_offline
 from argosy_server.settings import BrokerTable
 from tests.waiting import until, up
 
@@ -37,6 +38,19 @@ class Yard:
         )
         self.folder = folder
 
+    def issue_by_the_root(self, name: str) -> None:
+        """Give a device a certificate as the first versions did, which had no intermediate."""
+        key, root_key = x509.generate_key(), x509.load_key(self.ca.folder / "ca.key")
+        issued = x509.issue_client(self.ca.certificate, root_key, key.public_key(), name, SystemClock().wall())
+        files = TlsFiles(self.ca.ca_path, self.folder / f"{name}.crt", self.folder / f"{name}.key", x509.COORDINATOR)
+        files.cert.write_bytes(x509.certificate_pem(issued))
+        x509.save_key(files.key, key)
+        self.files[name] = files
+
+    def revoke(self, *names: str) -> None:
+        self.ca.write_crl(self.serial(name) for name in names)
+        self.broker.shut_out([])
+
     def link(self, name: str) -> Link:
         if name == x509.COORDINATOR:
             files = self.ca.coordinator_tls()
@@ -47,7 +61,7 @@ class Yard:
             files = TlsFiles(
                 self.ca.ca_path, self.folder / f"{name}.crt", self.folder / f"{name}.key", x509.COORDINATOR
             )
-            files.cert.write_bytes(x509.certificate_pem(self.ca.issue_device(name, key.public_key())))
+            files.cert.write_bytes(x509.chain_pem(*self.ca.issue_device(name, key.public_key())))
             x509.save_key(files.key, key)
             self.files[name] = files
         host, port = self.broker.address
@@ -132,10 +146,45 @@ def test_lists_of_one_second_follow_one_another(yard: Yard) -> None:
     made = cx509.load_pem_x509_crl(yard.crl.read_bytes())
     assert {each.serial_number for each in made} == {yard.serial(A.device), yard.serial(B.device)}
     assert made.next_update_utc is not None
-    assert made.next_update_utc >= yard.ca.certificate.not_valid_after_utc
+    assert made.next_update_utc >= yard.ca.issuer.not_valid_after_utc
     yard.ca.write_crl([])
     yard.broker.shut_out([])
     assert a.wait_connected(10)
+
+
+def refused(link: Link) -> Callable[[], bool]:
+    return lambda: "revoked" in str(link.last_error)
+
+
+def test_certificates_from_before_there_was_an_intermediate_are_good_and_can_be_revoked(yard: Yard) -> None:
+    yard.issue_by_the_root(A.device)
+    yard.issue_by_the_root(B.device)
+    up(yard.link(A.device)).stop()
+    yard.revoke(A.device)
+    a = yard.link(A.device)
+    a.start()
+    assert until(refused(a)), a.last_error
+    up(yard.link(B.device))
+
+
+def test_with_the_root_offline_devices_are_revoked_as_before_and_its_own_list_stays_in_force(
+    yard: Yard, tmp_path: Path
+) -> None:
+    for name in (A.device, B.device):
+        yard.issue_by_the_root(name)
+    yard.revoke(A.device)
+    take_offline(yard.ca.folder, tmp_path / "root.key")
+    yard.ca = CertificateAuthority.open(yard.ca.folder, SystemClock())
+    c, d = "0c" * 8, "0d" * 8
+    for name in (c, d):
+        up(yard.link(name)).stop()
+    yard.revoke(c)
+    for name in (A.device, c):
+        link = yard.link(name)
+        link.start()
+        assert until(refused(link)), link.last_error
+    for name in (B.device, d):
+        up(yard.link(name))
 
 
 def test_what_ending_a_session_needs_is_gone_afterwards(yard: Yard) -> None:

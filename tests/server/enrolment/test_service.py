@@ -81,10 +81,10 @@ def test_a_device_gets_a_certificate_for_its_key_and_its_own_name(
     board = Board()
     token, text = store.tokens.create("lab", tags=["arm"])
     answer = service.enrol(board.body(text), SOURCE)
-    certificate = x509.parse_certificate(answer.certificate_pem.encode())
-    assert x509.subject_cn(certificate) == answer.device == board.device
-    assert x509.same_key(certificate, board.tls.public_key())
-    assert x509.issued_by(certificate, ca.certificate)
+    chain = x509.parse_chain(answer.certificate_pem.encode())
+    assert x509.subject_cn(chain[0]) == answer.device == board.device
+    assert x509.same_key(chain[0], board.tls.public_key())
+    assert x509.chains_to(chain, ca.certificate)
     assert (answer.site, answer.ca_pem) == ("lab", ca.pem)
     assert answer.node_id == int(board.device, 16)
     row = store.devices.get("pi")

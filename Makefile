@@ -20,12 +20,12 @@ $(VENV)/bin/pip:
 # the stamps say what is installed; they are renewed when the requirements change
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing Argosy and the examples' needs into $(VENV) (a minute or two) …"
-	$(PIP) --editable '.[server,client,provisioning,examples]'
+	$(PIP) --editable '.[server,client,provisioning,inference,examples]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing Argosy and the developers' tools into $(VENV) (a minute or two) …"
-	$(PIP) --editable '.[server,client,provisioning,examples,dev]'
+	$(PIP) --editable '.[server,client,provisioning,inference,export,examples,dev]'
 	@touch $@ $(VENV)/.run
 
 demo: $(VENV)/.run ## ten devices on this machine learn to recognise human activity together

@@ -244,6 +244,8 @@ class Status:
     broker: str | None
     operator: str | None
     """The fingerprint of the operator's key; None: the coordinator was trusted at enrolment."""
+    certificate_ends_at: str | None
+    """ISO 8601, UTC; the daemon renews it long before."""
     pid: int | None
     connected: bool
     why: str
@@ -267,6 +269,7 @@ class Status:
             "device": self.device or "not enrolled",
             "site": self.site or "–",
             "operator": self._operator_text() if self.enrolled else "–",
+            "certificate": f"until {self.certificate_ends_at}" if self.certificate_ends_at else "–",
             "state": str(self.state_dir),
             "daemon": f"running (process {self.pid})" if self.pid else "not running",
             "broker": f"{self.broker or '–'}{f' ({link})' if self.pid else ''}",
@@ -292,6 +295,7 @@ def read_status(settings: DeviceSettings) -> Status:
         enrolment = None
     pid = running_pid(folder)
     link = _link_note(folder / STATUS) if pid else {}
+    certificate = x509.load_certificate(enrolment.certificate_path) if enrolment else None
     joined = "{}:{}".format(*enrolment.brokers[0]) if enrolment else ""
     return Status(
         state_dir=folder,
@@ -300,6 +304,7 @@ def read_status(settings: DeviceSettings) -> Status:
         site=enrolment.site if enrolment else None,
         broker=str(link.get("broker", joined)) if enrolment else None,
         operator=x509.fingerprint(enrolment.operator).hex() if enrolment and enrolment.operator else None,
+        certificate_ends_at=certificate.not_valid_after_utc.isoformat() if certificate else None,
         pid=pid,
         connected=link.get("connected") is True,
         why=str(link.get("why", "")),

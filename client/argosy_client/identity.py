@@ -104,6 +104,15 @@ class Enrolment:
             CertificateInvalid: a file is broken, or the files do not belong together.
         """
         record = read_record(state_dir)
+        try:
+            return cls._of(state_dir, record)
+        except CertificateInvalid:
+            if (now := read_record(state_dir)) == record:
+                raise
+            return cls._of(state_dir, now)  # a daemon has put another pair in force meanwhile
+
+    @classmethod
+    def _of(cls, state_dir: Path, record: Record) -> Self:
         folder = state_dir / record.pair
         identity = x509.load_key(state_dir / IDENTITY_KEY)
         if x509.device_id(identity.public_key()) != record.device:

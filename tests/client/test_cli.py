@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from argosy_client import identity
@@ -70,6 +71,7 @@ def test_the_status_of_an_enrolled_board_that_does_not_run(harness: Harness) -> 
     assert device.id in done.stdout
     assert "not running" in done.stdout
     found = json.loads(typed("status", "--json", "--state-dir", str(device.folder)).stdout)
+    assert datetime.fromisoformat(found["certificate_ends_at"]) > datetime.now(UTC)
     assert (found["device"], found["pid"], found["instructions"]) == (device.id, None, {})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509 as cx509
 
-from argosy_client import renewing
+from argosy_client import identity, renewing
 from argosy_client.identity import TLS_KEY, Enrolment
 from argosy_client.renewal import Renewal, Step
 from argosy_common import x509
@@ -278,6 +278,18 @@ def test_the_power_may_be_cut_between_any_two_changes_on_the_disk(yard: Yard, mo
             assert allowed >= 8
             return
     raise AssertionError("it never came to an end")
+
+
+def test_who_reads_the_enrolment_while_another_pair_is_put_in_force_gets_that(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_dir = joined(yard, 6).state_dir
+    before = identity.read_record(state_dir)
+    renewed = renew_by_hand(yard, state_dir)
+    told = [before]
+    read = identity.read_record
+    monkeypatch.setattr(identity, "read_record", lambda folder: told.pop() if told else read(folder))
+    assert Enrolment.load(state_dir) == renewed
 
 
 def _power_cut(*_: object) -> None:

@@ -244,8 +244,8 @@ class Status:
     broker: str | None
     operator: str | None
     """The fingerprint of the operator's key; None: the coordinator was trusted at enrolment."""
-    certificate_ends_at: str | None
-    """ISO 8601, UTC; the daemon renews it long before."""
+    certificate_ends_at: str
+    """ISO 8601, UTC, empty if not enrolled; the daemon renews it long before."""
     pid: int | None
     connected: bool
     why: str
@@ -269,7 +269,7 @@ class Status:
             "device": self.device or "not enrolled",
             "site": self.site or "–",
             "operator": self._operator_text() if self.enrolled else "–",
-            "certificate": f"until {self.certificate_ends_at}" if self.certificate_ends_at else "–",
+            "certificate": f"until {self.certificate_ends_at[:16].replace('T', ' ')} UTC" if self.enrolled else "–",
             "state": str(self.state_dir),
             "daemon": f"running (process {self.pid})" if self.pid else "not running",
             "broker": f"{self.broker or '–'}{f' ({link})' if self.pid else ''}",
@@ -304,7 +304,7 @@ def read_status(settings: DeviceSettings) -> Status:
         site=enrolment.site if enrolment else None,
         broker=str(link.get("broker", joined)) if enrolment else None,
         operator=x509.fingerprint(enrolment.operator).hex() if enrolment and enrolment.operator else None,
-        certificate_ends_at=certificate.not_valid_after_utc.isoformat() if certificate else None,
+        certificate_ends_at=certificate.not_valid_after_utc.isoformat() if certificate else "",
         pid=pid,
         connected=link.get("connected") is True,
         why=str(link.get("why", "")),

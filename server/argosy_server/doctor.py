@@ -114,7 +114,7 @@ def device_certificates(ends: dict[str, datetime], life: timedelta, now: datetim
     late = sorted(name for name, end in ends.items() if end - now < LEAST_LIFE * life)
     name = "device certificates"
     if not late:
-        return Check(name, ok=True, detail=f"{len(ends)} are good")
+        return Check(name, ok=True, detail=f"{len(ends)} good for a while")
     shown = ", ".join(late[:5]) + (f" and {len(late) - 5} more" if len(late) > 5 else "")
     remedy = (
         "These renew them by themselves once they are online and reach the https port; `renewal.failed` in a board's "

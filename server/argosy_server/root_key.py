@@ -11,9 +11,6 @@ from pathlib import Path
 from argosy_common import x509
 from argosy_common.errors import CertificateInvalid, StorageFailed
 from argosy_common.files import sync_folder
-from argosy_common.logs import get_logger
-
-log = get_logger(__name__)
 
 
 def take_offline(folder: Path, target: Path) -> None:
@@ -43,4 +40,3 @@ def take_offline(folder: Path, target: Path) -> None:
         sync_folder(folder)
     except OSError as error:
         raise StorageFailed(path=error.filename or target, why=error.strerror or error) from error
-    log.warning("ca.root_offline", target=target)

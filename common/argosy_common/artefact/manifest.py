@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from argosy_common.artefact.sketch import Sketch
 from argosy_common.errors import ArtefactInvalid
 
 FORM = 1
@@ -102,6 +103,8 @@ class Manifest(_Part):
     labels: Annotated[list[Text], Field(max_length=65536)] = []
     """Names of the classes, where the output is one number a class."""
     golden: Golden
+    seen: Sketch | None = None
+    """What it saw where it was trained, to tell drift from."""
     backends: Annotated[list[Name], Field(max_length=32)] = []
     """Only these may run it; empty: any."""
 

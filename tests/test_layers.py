@@ -17,6 +17,7 @@ SEAM = ROOT / "common/argosy_common/flower/compat.py"
 
 LIGHT = {
     "argosy_client.daemon": "the supervisor stays small on a board; only its worker hosts apps",
+    "argosy_client.inference.host": "the supervisor starts the inference process",
     "argosy_server.daemon": "user code and its libraries live in the run's process",
     "argosy_common.blobs": "the supervisor moves blobs",
     "argosy_common.link": "the supervisor holds the connection",

@@ -270,7 +270,7 @@ class Coordinator:
 
     def _make_enrolment(self) -> EnrolmentServer:
         wanted = self.settings.enrolment
-        downloads = Downloads(self.blobs, self._dispatcher.may_download, clock=self._clock)
+        downloads = Downloads(self.blobs, self._may_download, clock=self._clock)
         return EnrolmentServer(
             self.store,
             self.ca,
@@ -285,6 +285,10 @@ class Coordinator:
             grace_s=wanted.grace_s,
             life=timedelta(seconds=wanted.certificate_s),
         )
+
+    def _may_download(self, device: str, serial: str, digest: bytes) -> bool:
+        """Judge a download; whoever was let in again after a theft must not let the thief in with it."""
+        return self._dispatcher.may_download(device, digest) and self.store.devices.holds(device, serial)
 
     def _blob_urls(self, ref: BlobRef) -> list[str]:
         """Return where devices may download a blob besides. Asked once devices are here, and so is the service."""

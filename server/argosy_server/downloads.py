@@ -38,6 +38,8 @@ MAX_PER_DEVICE = 2
 ASK_AGAIN_S = 5.0
 """How often a download that goes on is asked whether it still may."""
 _READERS = 8
+MayDownload = Callable[[str, str, bytes], bool]
+"""Of a device, its certificate's serial number (hexadecimal), and a digest."""
 _TYPE = "application/octet-stream"
 
 
@@ -47,10 +49,11 @@ class Downloads:
     Args:
         blobs: the store.
         may_download: whether a device may have a blob now. Called on a thread, and may block for a moment.
+            TLS looks at no revocation list here, so the certificate's serial number is asked about too.
         clock: tells when to ask again.
     """
 
-    def __init__(self, blobs: BlobStore, may_download: Callable[[str, bytes], bool], *, clock: Clock) -> None:
+    def __init__(self, blobs: BlobStore, may_download: MayDownload, *, clock: Clock) -> None:
         self.blobs = blobs
         self.clock = clock
         self._may_download = may_download
@@ -88,9 +91,9 @@ class Downloads:
         """End the threads that read."""
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    async def allows(self, device: str, digest: bytes) -> bool:
-        """Tell whether the device may have the blob."""
-        return await asyncio.wrap_future(self._workers.submit(self._may_download, device, digest))
+    async def allows(self, shown: BoundedConnection, digest: bytes) -> bool:
+        """Tell whether who is at the other end may have the blob."""
+        return await asyncio.wrap_future(self._workers.submit(self._may_download, shown.device, shown.serial, digest))
 
     def read(self, handle: int, length: int, offset: int) -> Future[bytes]:
         """Read from an open blob, on a thread."""
@@ -128,7 +131,7 @@ class Downloads:
         if DIGEST.match(name) is None:
             raise _refusal(400, name, "a blob is named by 64 lower-case hexadecimal digits")
         digest = bytes.fromhex(name)
-        if not await self.allows(connection.device, digest):
+        if not await self.allows(connection, digest):
             raise _refusal(403, name, "no instruction of this device refers to it")
         try:
             size = self.blobs.size(digest)
@@ -203,7 +206,7 @@ class BlobResponse(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             while at < end and not connection.gone:
                 if downloads.clock.monotonic() - asked_at >= ASK_AGAIN_S:
-                    if not await downloads.allows(connection.device, self._digest):
+                    if not await downloads.allows(connection, self._digest):
                         break
                     asked_at = downloads.clock.monotonic()
                 reading = downloads.read(handle, min(PIECE, end - at), at)

@@ -90,7 +90,7 @@ class Bench:
         self.content = random.Random(1).randbytes(SIZE)
         self.ref = self.blobs.put_bytes(self.content)
         self.allowed = True
-        self.served = Downloads(self.blobs, lambda device, _blob: self.allowed and device == DEVICE, clock=self.clock)
+        self.served = Downloads(self.blobs, lambda device, *_: self.allowed and device == DEVICE, clock=self.clock)
         self.store = Store.open(f"sqlite:///{folder / 'coordinator.db'}", self.clock)
         self.server = EnrolmentServer(
             self.store, self.ca, clock=self.clock, host="127.0.0.1", port=0, hosts=["127.0.0.1"], brokers=list,

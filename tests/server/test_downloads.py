@@ -42,7 +42,8 @@ class Bench:
         self.content = random.Random(1).randbytes(9 * MB + 5)
         self.ref = self.blobs.put_bytes(self.content)
         self.rights: set[tuple[str, bytes]] = {(DEVICE, self.ref.digest)}
-        self.downloads = Downloads(self.blobs, lambda device, blob: (device, blob) in self.rights, clock=clock)
+        self.revoked: set[str] = set()
+        self.downloads = Downloads(self.blobs, self._may_download, clock=clock)
         self.store = Store.open(f"sqlite:///{folder / 'coordinator.db'}", clock)
         self.server = EnrolmentServer(
             self.store,
@@ -55,6 +56,9 @@ class Bench:
             downloads=self.downloads,
         )
         self.server.start()
+
+    def _may_download(self, device: str, serial: str, digest: bytes) -> bool:
+        return (device, digest) in self.rights and serial not in self.revoked
 
     def close(self) -> None:
         self.server.stop()
@@ -147,6 +151,15 @@ def test_another_device_and_the_coordinator_itself_are_refused_whether_or_not_th
         for digest in (bench.ref.digest, bytes(32)):
             with bench.asked(blob_path(digest), files) as answer:
                 assert (answer.status, code(answer)) == (403, "download-refused")
+
+
+def test_one_certificate_of_a_device_may_be_refused_and_another_served(bench: Bench) -> None:
+    stolen = bench.files(DEVICE)
+    bench.revoked.add(x509.serial_text(x509.load_certificate(stolen.cert)))
+    with bench.asked(blob_path(bench.ref.digest), stolen) as answer:
+        assert (answer.status, code(answer)) == (403, "download-refused")
+    with bench.asked(blob_path(bench.ref.digest), bench.files(DEVICE)) as answer:
+        assert answer.status == 200
 
 
 @pytest.mark.parametrize("kind", ["foreign", "expired", "server"])

@@ -130,6 +130,12 @@ class Devices:
             serials = session.scalars(select(Certificate.serial).where(*revoked))
             return ShutOut(sorted(devices), sorted(int(serial, 16) for serial in serials))
 
+    def holds(self, device: str, serial: str) -> bool:
+        """Tell whether this certificate was issued to this device, and not revoked since."""
+        with self._database.read() as session:
+            found = session.get(Certificate, serial)
+            return found is not None and found.device == device and found.revoked_at is None
+
     def rename(self, key: str, name: str, actor: str) -> DeviceRow:
         """Give a device a name, which stays whatever the device calls itself.
 

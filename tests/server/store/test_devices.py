@@ -16,7 +16,8 @@ from argosy_common.clock import SystemClock
 from argosy_common.errors import DeviceStateForbids, NameUnusable
 from argosy_server.store import DeviceState, Store, database
 from argosy_server.store.rows import DEVICE_TRANSITIONS
-from tests.server.store.test_tables import _device
+from argosy_server.store.tables import Certificate
+from tests.server.store.test_tables import NOW, _device
 
 A, B = "aa" * 8, "bb" * 8
 
@@ -45,6 +46,21 @@ def test_tags_are_added_and_taken_away(store: Store) -> None:
     with pytest.raises(NameUnusable):
         store.devices.tag("pi", "me", add=[""])
     assert store.devices.get("pi").tags == ["b"]
+
+
+def test_a_certificate_is_a_devices_own_until_it_is_revoked_and_stays_so_when_the_device_is_let_in_again(
+    store: Store,
+) -> None:
+    for device in (A, B):
+        store.devices.add(_device(device, device))
+    with store.devices._database.write() as session:
+        session.add(Certificate(serial="1f", device=A, not_after=NOW, issued_at=NOW))
+    assert store.devices.holds(A, "1f")
+    for device, serial in ((B, "1f"), (A, "2f"), (A, "")):
+        assert not store.devices.holds(device, serial)
+    for event in ("revoke", "approve"):
+        store.devices.decide(A, event, "me")
+        assert not store.devices.holds(A, "1f")
 
 
 PI = {"model": "Raspberry Pi 4", "serial": "1000", "kernel": "6.6", "cores": 4}

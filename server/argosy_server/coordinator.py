@@ -232,6 +232,7 @@ class Coordinator:
                 lambda: doctor.clock_is_sane(now),
                 lambda: doctor.devices(online, total),
                 lambda: doctor.device_certificates(self._certificate_ends(), life, now),
+                lambda: doctor.copies([self.store.devices.get(each).name for each in self._dispatcher.twins.recent()]),
             ]
         )
 

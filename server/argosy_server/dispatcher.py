@@ -38,6 +38,7 @@ from argosy_server.group_commit import GroupCommit
 from argosy_server.instruction import Answer, Answered, Outgoing, Pending, RunApp, instruction_envelope
 from argosy_server.registry import Presence, Registry
 from argosy_server.store import InstructionAnswer, InstructionState, NewInstruction, Store
+from argosy_server.twins import Twins
 
 log = get_logger(__name__)
 
@@ -82,6 +83,7 @@ class Dispatcher:
         self._dead: dict[str, set[int]] = {}
         """By device, the runs that it does not know to be over."""
         self._lock = threading.RLock()
+        self.twins = Twins(store, clock=clock)
         self._ledger = GroupCommit("ledger", self._record, self._not_recorded)
         self.exchange = BlobExchange(
             blobs,
@@ -168,6 +170,7 @@ class Dispatcher:
         """An operator revoked the device: nothing is taken of it, and what it owed is answered with `device-lost`."""
         self._gateway.forget(device)
         self.exchange.peer_down(device)
+        self.twins.forget(device)
         self._registry.shut_out(device)
 
     def readmit(self, device: str) -> None:
@@ -271,6 +274,7 @@ class Dispatcher:
             self._store.devices.seen(device, boot=body.boot, version=body.version, machine=body.machine, name=body.name)
             log.info("device.online", device=device, name=body.name, boot=body.boot[:8], session=body.session)
         self._cancel_the_dead(device, known - {entry.out.id for entry in mine})
+        self.twins.born(device, body)
 
     def _cancel_the_dead(self, device: str, ids: set[str]) -> None:
         """Spare a device the work of runs that ended while it was away."""

@@ -109,6 +109,18 @@ def devices(online: int, total: int) -> Check:
     return Check("devices", ok, f"{online} of {total} online", remedy)
 
 
+def copies(names: list[str]) -> Check:
+    """Is each device one board?"""
+    if not names:
+        return Check("copies", ok=True, detail="each device is one board")
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    remedy = (
+        "Somebody copied the state directory: the copies throw each other off the broker. If you did, stop one and "
+        "enrol it anew from an empty directory. If not, `argosy device revoke` shuts both out."
+    )
+    return Check("copies", ok=False, detail=f"two boards come as one device: {shown}", remedy=remedy)
+
+
 def device_certificates(ends: dict[str, datetime], life: timedelta, now: datetime) -> Check:
     """Do the devices renew their certificates? `ends` has, by name, when that of each enrolled device ends."""
     late = sorted(name for name, end in ends.items() if end - now < LEAST_LIFE * life)

@@ -53,6 +53,14 @@ def test_rounds_over_an_external_broker(make_fleet: FleetMaker, lab: Path, tmp_p
         fleet.start()
         run = fleet.run(lab, rounds=2)
         assert fleet.wait_run(run, 60)["status"] == "finished"
+        # this broker reads no list of ours: the session is ended, and the coordinator itself hears the device no more
+        with fleet.client() as api:
+            told = api.post("devices/d2/revoke")
+            assert (told["session_ended"], told["broker"]) == (True, "external")
+            wait_until(lambda: fleet.log_tail("d2", 20_000).count("link.connected") >= 2, 60, "d2 to come back")
+            run = fleet.run(lab, rounds=1, config={"min-nodes": "1"})
+            assert fleet.wait_run(run, 60)["status"] == "finished"
+            assert api.get("health")["devices_online"] == 1
     finally:
         broker.terminate()
         wait_until(lambda: broker.poll() is not None, 20, "the broker to end")

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from argosy_common.errors import (
     ArgosyError,
+    BoardEnrolled,
     DeviceRefused,
     RequestExpired,
     RequestInvalid,
@@ -39,6 +40,7 @@ REFUSALS: tuple[type[ArgosyError], ...] = (
     RequestInvalid,
     RequestExpired,
     DeviceRefused,
+    BoardEnrolled,
 )
 """Errors that are the coordinator's last word on a request: the same again is refused again."""
 

@@ -29,6 +29,7 @@ from argosy_common.errors.device import (
 from argosy_common.errors.enrolment import (
     AlreadyEnrolled,
     ApprovalPending,
+    BoardEnrolled,
     CertificateInvalid,
     DeviceNotFound,
     DeviceRefused,
@@ -161,6 +162,7 @@ __all__ = [
     "AsyncUnsuitable",
     "BlobCorrupt",
     "BlobUnknown",
+    "BoardEnrolled",
     "BootFileTaken",
     "BootFolderInvalid",
     "BrokerFailedToStart",

@@ -85,6 +85,16 @@ class DeviceRefused(ArgosyError):
     remedy = "See `argosy device show {device}` on the coordinator."
 
 
+class BoardEnrolled(ArgosyError):
+    """A board that is enrolled, by its printed serial number, asks under another identity."""
+
+    code = "board-enrolled"
+    exit_code = 19
+    fault = Fault.OPERATOR
+    template = "A board with the serial number {serial} is enrolled already, as the device {device}."
+    remedy = "If it was flashed anew, `argosy device revoke {device}`, then join again. Else one number is a false one."
+
+
 class TooManyAttempts(ArgosyError):
     """One address asks too often."""
 

@@ -19,6 +19,7 @@ from argosy_common.enrolment import CA_PATH, ENROL_PATH, MAX_BODY
 from argosy_common.errors import (
     ApprovalPending,
     ArgosyError,
+    BoardEnrolled,
     DeviceRefused,
     ProgrammingError,
     RenewalRefused,
@@ -48,6 +49,7 @@ STATUS: dict[type[ArgosyError], int] = {
     TokenExpired: 403,
     TokenExhausted: 403,
     DeviceRefused: 403,
+    BoardEnrolled: 403,
     RequestExpired: 403,
     RenewalRefused: 403,
     ApprovalPending: 202,

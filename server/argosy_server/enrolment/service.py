@@ -65,6 +65,7 @@ class EnrolmentService:
             TokenMalformed, TokenUnknown, TokenExpired, TokenExhausted: what is wrong with the token.
             RequestInvalid: the request does not hold together.
             DeviceRefused: this identity may not enrol.
+            BoardEnrolled: this board is enrolled under another identity.
             StorageFailed, DiskFull: the coordinator has troubles of its own; nothing was used up.
         """
         # 1. Rate.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
 
 from cryptography import x509 as cx509
-from sqlalchemy import update
+from sqlalchemy import Text, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,6 +19,7 @@ from argosy_common.clock import Clock
 from argosy_common.errors import (
     ApprovalPending,
     ArgosyError,
+    BoardEnrolled,
     DeviceRefused,
     RequestExpired,
     TokenExhausted,
@@ -35,6 +37,8 @@ APPROVAL_S = 86_400.0
 """How long a request waits for an operator unless it is set."""
 
 KEPT_OUT = {DeviceState.REVOKED: "an operator revoked it", DeviceState.REJECTED: "an operator rejected it"}
+_PRINTED = re.compile(r"(?!machine-)[\w.-]{4,64}\Z", re.ASCII)
+"""Serial numbers that are a board's own."""
 _UNDECIDED = (None, DeviceState.PENDING, DeviceState.EXPIRED)
 
 
@@ -86,6 +90,7 @@ class Enrolments:
             TokenExpired: its time is over.
             TokenExhausted: all its uses are gone.
             DeviceRefused: an operator shut this identity out, or the request belongs to another identity.
+            BoardEnrolled: a device with another identity has this board's printed serial number.
         """
         try:
             outcome = self._once(claim, issue, approval_s)
@@ -110,14 +115,13 @@ class Enrolments:
                 raise DeviceRefused(device=claim.device, why=KEPT_OUT[known.state])
             # 3. A repeated request (its answer was lost) gets its answer again, as long as that is of use. With
             #    another token, or after its certificate's time, it is a new request of the same device.
-            before = session.get(Enrolment, claim.csr_digest)
-            if before is not None:
-                if before.device != claim.device:
-                    raise DeviceRefused(device=claim.device, why="its certificate request belongs to another device")
-                in_force = known is not None and known.state is DeviceState.ENROLLED  # else it was revoked meanwhile
-                if before.token == token.id and before.not_after > now and in_force:
-                    return before.to_row(EnrolmentRow)
-            # 4. A repeated request on which an operator decides: it has burnt its use.
+            answered = _answered(session, claim, token.id, known, now)
+            if answered is not None:
+                return answered
+            # 4. A board is one device. One that was flashed anew has a new identity: an operator lets the old one go.
+            if known is None and (other := _same_board(session, claim)) is not None:
+                return BoardEnrolled(serial=claim.inventory["serial"], device=other)
+            # 5. A repeated request on which an operator decides: it has burnt its use.
             row = token.to_row(TokenRow)
             asked = known is not None and (known.request_digest, known.request_token) == (claim.csr_digest, row.id)
             if known is not None and asked:
@@ -126,16 +130,16 @@ class Enrolments:
                     return ApprovalPending(device=claim.device)
                 if known.state is DeviceState.EXPIRED:
                     return RequestExpired(device=claim.device)
-            # 5. Burn one use; the condition and the count are one statement.
+            # 6. Burn one use; the condition and the count are one statement.
             if not asked or known is None or known.state is not DeviceState.APPROVED:
                 _burn(session, row, now)
-            # 6. Without approval nothing is issued. An identity that an operator let in once needs no second approval.
+            # 7. Without approval nothing is issued. An identity that an operator let in once needs no second approval.
             if not row.approve and (known.state if known is not None else None) in _UNDECIDED:
                 if known is not None:
                     follow(known, "request")
                 _ask(session, claim, row, now, approval_s)
                 return ApprovalPending(device=claim.device)
-            # 7. Record everything; the certificate counts only if this commits.
+            # 8. Record everything; the certificate counts only if this commits.
             if known is not None:
                 follow(known, "issue")
             issued = issue()
@@ -170,6 +174,33 @@ def _ask(session: Session, claim: Claim, token: TokenRow, now: datetime, approva
     details: dict[str, object] = {"name": claim.name, "by": token.id}
     put_audit(session, now, claim.source, "device.request", subject=claim.device, detail=details)
     session.flush()
+
+
+def _answered(
+    session: Session, claim: Claim, token: str, known: Device | None, now: datetime
+) -> EnrolmentRow | ArgosyError | None:
+    """Return what this very request was answered before; None where it was not, or that is of no use any more."""
+    before = session.get(Enrolment, claim.csr_digest)
+    if before is None:
+        return None
+    if before.device != claim.device:
+        return DeviceRefused(device=claim.device, why="its certificate request belongs to another device")
+    in_force = known is not None and known.state is DeviceState.ENROLLED  # else it was revoked meanwhile
+    return before.to_row(EnrolmentRow) if before.token == token and before.not_after > now and in_force else None
+
+
+def _same_board(session: Session, claim: Claim) -> str | None:
+    """Return the enrolled device that has this board's model and printed serial number, if there is one.
+
+    What a machine without such a number tells instead ("machine-…") is shared by all that run on it, and says nothing.
+    """
+    serial, model = claim.inventory.get("serial"), claim.inventory.get("model")
+    if not isinstance(serial, str) or not _PRINTED.match(serial):
+        return None
+    alike = type_coerce(Device.inventory, Text).contains(f'"serial":"{serial}"', autoescape=True)
+    enrolled = Device.state_text == DeviceState.ENROLLED.value
+    found = session.scalars(select(Device).where(enrolled, Device.device != claim.device, alike))
+    return next((each.device for each in found if each.inventory.get("model") == model), None)
 
 
 def _burn(session: Session, token: TokenRow, now: datetime) -> None:

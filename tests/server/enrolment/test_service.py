@@ -18,6 +18,7 @@ from argosy_common.enrolment import MAX_BODY, EnrolAnswer
 from argosy_common.errors import (
     ApprovalPending,
     ArgosyError,
+    BoardEnrolled,
     DeviceRefused,
     DeviceStateForbids,
     RequestExpired,
@@ -124,6 +125,32 @@ def test_a_used_up_an_expired_and_an_unknown_token_are_told_apart(
     _refused(service, store, Board().body("0" * 8 + good[8:]), TokenUnknown)
     _refused(service, store, Board().body("not a token"), TokenMalformed)
     assert len(store.devices.list()) == 2
+
+
+def test_a_board_that_is_enrolled_joins_under_another_identity_only_once_the_old_one_is_revoked(
+    service: EnrolmentService, store: Store
+) -> None:
+    pi = {"model": "Raspberry Pi 5 Model B Rev 1.0", "serial": "10000000a1b2c3d4"}
+    _, text = store.tokens.create(uses=9)
+    first = Board()
+    service.enrol(first.body(text, inventory=pi), SOURCE)
+    flashed = Board()
+    refused = _refused(service, store, flashed.body(text, inventory=pi), BoardEnrolled)
+    assert first.device in refused.remedy_text
+    assert [token.used for token in store.tokens.list()] == [1]
+    service.enrol(first.body(text, inventory=pi), SOURCE)  # the board itself, again
+    for other in ({**pi, "serial": "10000000a1b2c3d5"}, {**pi, "model": "Jetson"}, {"serial": 5}, {}, {"serial": "%"}):
+        service.enrol(Board().body(text, inventory=other), SOURCE)
+    store.devices.decide(first.device, "revoke", "me")
+    assert service.enrol(flashed.body(text, inventory=pi), SOURCE).device == flashed.device
+
+
+def test_what_a_machine_without_a_serial_number_tells_is_shared_by_all_on_it(
+    service: EnrolmentService, store: Store
+) -> None:
+    _, text = store.tokens.create(uses=2)
+    for _ in range(2):
+        service.enrol(Board().body(text, inventory={"serial": "machine-c25d9a3eb590260c"}), SOURCE)
 
 
 def test_a_new_token_with_the_same_request_enrols_after_the_first_one_is_gone(

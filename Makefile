@@ -64,6 +64,7 @@ bench: $(VENV)/.dev ## every benchmark; QUICK=--quick for the short form
 	$(BIN)/python -m benchmarks.compressed_run $(QUICK)
 	$(BIN)/python -m benchmarks.secure $(QUICK)
 	$(BIN)/python -m benchmarks.straggler $(QUICK)
+	$(BIN)/python -m benchmarks.inference $(QUICK)
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) .demo build dist *.egg-info benchmarks/out .mypy_cache .ruff_cache .pytest_cache .hypothesis

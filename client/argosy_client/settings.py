@@ -57,6 +57,24 @@ class WorkerTable(BaseModel):
     """Seconds for one instruction."""
 
 
+class InferenceTable(BaseModel):
+    """`[inference]`: how models are served on this board, to its other programs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = True
+    """Serve the models that are rolled out to this board."""
+    socket: Path | None = None
+    """Where they are served; by default `inference.sock` in the state directory."""
+    http: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """A port of 127.0.0.1 where they are served over HTTP as well; 0: a free one."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    queue: Annotated[int, Field(ge=0, le=10_000)] = 16
+    """Requests of one model that may wait; further ones are told that it is busy."""
+    budget_mb: Annotated[float, Field(ge=16)] | None = None
+    """Memory that a backend may take on a model; one that takes more is not chosen."""
+
+
 class DeviceSettings(Settings):
     """What a person may set on a device."""
 
@@ -69,6 +87,7 @@ class DeviceSettings(Settings):
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
     """What people call this board; absent: the name it joined with, or its host name."""
     worker: WorkerTable = WorkerTable()
+    inference: InferenceTable = InferenceTable()
     node_config: dict[str, NodeValue] = Field(default_factory=dict)
     """Handed to the app as its context's `node_config`."""
     site: ShortName = ""

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,8 @@ class LocalFleet:
         self.folder = private_folder(folder)
         self.devices = {device.name: device for device in devices}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._spawning = threading.Lock()
+        self._stopped = False
         self._operator_key = operator_key
         ports = free_ports(2)
         self._settings: dict[str, object] = {
@@ -243,7 +246,9 @@ class LocalFleet:
 
     def stop(self) -> None:
         """Stop devices, then the coordinator: first by asking, after a while by force; at once at a second Ctrl-C."""
-        mine, self.processes = self.processes, {}
+        with self._spawning:
+            self._stopped = True
+            mine, self.processes = self.processes, {}
         devices = [process for name, process in mine.items() if name != "coordinator"]
         try:
             for processes in (devices, [process for process in mine.values() if process not in devices]):
@@ -268,12 +273,15 @@ class LocalFleet:
 
     def _spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         # on another thread, where no Ctrl-C comes between a process's start and its entry among ours
+        self._stopped = False
         with ThreadPoolExecutor(1) as spawner:
             return spawner.submit(self._start_process, name, command, environment).result()
 
     def _start_process(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         private_folder(self.log_path(name).parent)
-        with self.log_path(name).open("ab") as output:
+        with self._spawning, self.log_path(name).open("ab") as output:
+            if self._stopped:  # Ctrl-C came while this thread began, and nobody waits for it any more
+                raise DaemonFailed(daemon=name, why="the fleet was stopped", log=self.log_path(name))
             process = self.processes[name] = subprocess.Popen(
                 command,
                 env=dict(environment),

@@ -13,7 +13,7 @@ from argosy_common.errors import CoordinatorUnreachable
 from argosy_server.cli import words
 from argosy_server.cli.client import Data
 from argosy_server.cli.options import JsonOption, SocketOption, connect, examples
-from argosy_server.cli.terminal import print_json, say, stdout, table
+from argosy_server.cli.terminal import firm, print_json, say, stdout, table
 from argosy_server.cli.words import clean
 
 AUDIT_EXAMPLES = examples("argosy audit", "argosy audit --limit 1000 --json")
@@ -39,7 +39,8 @@ def audit(
         detail = " ".join(f"{clean(key)}={clean(value)}" for key, value in row["detail"].items())
         when = Text(words.local_time(row["at"]), style="dim")
         shown.add_row(when, clean(row["actor"]), clean(row["action"]), clean(row["subject"]), Text(detail, style="dim"))
-    stdout().print(shown)
+    out = stdout()
+    out.print(firm(shown, give="detail", width=out.width))  # a long detail must not take who and what away
 
 
 def doctor(socket: SocketOption = None, json: JsonOption = False) -> None:

@@ -222,6 +222,16 @@ def test_audit_and_version_speak_json(argosy: Argosy, server: AdminServer) -> No
     assert "argosy" in json.loads(argosy("version", "--json").stdout)
 
 
+@pytest.mark.parametrize("columns", ["100", "200"])
+def test_a_long_detail_in_the_audit_log_takes_neither_who_nor_what_nor_to_whom_away(
+    argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator, columns: str
+) -> None:
+    coordinator.store.audit.write("2001:db8::17", "device.enrol-refused", "token-exhausted", why="word " * 100)
+    line = argosy("audit", COLUMNS=columns).stdout.splitlines()[1]
+    assert all(text in line for text in ("2001:db8::17", "device.enrol-refused", "token-exhausted", "why=word")), line
+    assert len(line) <= int(columns)
+
+
 def test_a_failed_check_of_the_doctor_shows_its_remedy_and_exits_with_one(
     argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
 ) -> None:

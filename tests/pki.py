@@ -23,10 +23,10 @@ class Pki:
         self.ca = folder / "ca.crt"
         self.ca.write_bytes(x509.certificate_pem(self.certificate))
 
-    def server(self) -> TlsFiles:
-        """Return the broker's files."""
-        key = x509.generate_key()
-        certificate = x509.issue_server(self.certificate, self._key, key.public_key(), ["127.0.0.1"], self._now)
+    def server(self, issued_at: datetime | None = None) -> TlsFiles:
+        """Return the broker's files; the certificate is of now, or was issued at another time for 825 days."""
+        key, at = x509.generate_key(), issued_at or self._now
+        certificate = x509.issue_server(self.certificate, self._key, key.public_key(), ["127.0.0.1"], at)
         return self._files("server", key, certificate)
 
     def client(self, name: str) -> TlsFiles:

@@ -283,3 +283,26 @@ def test_an_operator_lets_in_shuts_out_renames_and_tags(
     made = json.loads(argosy("token", "create", "--site", "lab", "--tag", "camera", "--no-approve", "--json").stdout)
     assert (made["site"], made["tags"], made["approve"]) == ("lab", ["camera"], False)
     assert "to be approved" in argosy("token", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("done", "told", "untold"),
+    [
+        ({"session_ended": True, "broker": "mosquitto"}, "is shut out", "broker"),
+        ({"session_ended": False, "broker": "mosquitto"}, "did not let its session be ended", "devices.crl"),
+        ({"session_ended": True, "broker": "external"}, "Give your broker the new ca/devices.crl", "did not let"),
+    ],
+)
+def test_a_revocation_says_what_is_left_to_do(  # noqa: PLR0917  (pytest's fixtures and parameters)
+    argosy: Argosy,
+    server: AdminServer,
+    coordinator: RowsCoordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    done: dict[str, object],
+    told: str,
+    untold: str,
+) -> None:
+    monkeypatch.setattr(coordinator, "shut_out", lambda _device: done)
+    words = argosy("device", "revoke", "attic").stderr
+    assert told in words
+    assert untold not in words

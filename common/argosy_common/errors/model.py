@@ -81,3 +81,57 @@ class InferenceUnreachable(ModelError):
     fault = Fault.OPERATOR
     template = "Nothing serves models at {path}: {why}."
     remedy = "Is argosy-device running, with [inference] in its settings? `argosy-device status` tells."
+
+
+class ModelNotFound(ModelError):
+    """No version of a model under that reference."""
+
+    code = "model-not-found"
+    fault = Fault.OPERATOR
+    template = "There is no model '{model}'."
+    remedy = "`argosy model list` shows them; name one as NAME, for its newest version, or as NAME:VERSION."
+
+
+class ModelSettingsInvalid(ModelError):
+    """What an app's pyproject.toml says of its model cannot be meant."""
+
+    code = "model-settings-invalid"
+    fault = Fault.OPERATOR
+    template = "[tool.argosy.model] in the app's pyproject.toml cannot be used: {why}."
+    remedy = "docs/models.md has every key with an example. Correct it and start the run again."
+
+
+class ModelExportFailed(ModelError):
+    """The app's hook gave no model."""
+
+    code = "model-export-failed"
+    fault = Fault.OPERATOR
+    template = "The app's export hook gave no model: {why}."
+    remedy = "The run and its final model are not touched. `argosy run logs` has what the hook said; correct the app."
+
+
+class ModelExportTimeout(ModelError):
+    """The app's hook did not come to an end."""
+
+    code = "model-export-timeout"
+    fault = Fault.OPERATOR
+    template = "The app's export hook had not finished after {seconds} s, and was ended."
+    remedy = "If it only needs longer, set time-limit-s in [tool.argosy.model] of the app; else `argosy run logs`."
+
+
+class ExportToolsMissing(ModelError):
+    """What makes or checks an ONNX file is not installed where that is to be done."""
+
+    code = "export-tools-missing"
+    fault = Fault.OPERATOR
+    template = "A model cannot be exported or compared here, since {package} is not installed."
+    remedy = "On this machine, in Argosy's environment: pip install 'argosy[inference,export]'"
+
+
+class OnnxRefused(ModelError):
+    """An ONNX file that no board could use."""
+
+    code = "onnx-refused"
+    fault = Fault.OPERATOR
+    template = "The exported file is not a model that boards can run: {why}."
+    remedy = "Correct the app's export hook; docs/models.md says what a board needs of a model."

@@ -1,4 +1,4 @@
-"""The coordinator's memory: tokens, devices, runs, their events and instructions, and the audit log, in SQL.
+"""The coordinator's memory: tokens, devices, runs, their events and instructions, models, and the audit log, in SQL.
 
 Rules:
 - Callers get frozen rows (`rows.py`), never database objects.
@@ -18,6 +18,7 @@ from argosy_server.store.rows import (
     InstructionAnswer,
     InstructionRow,
     InstructionState,
+    ModelRow,
     NewInstruction,
     RunRow,
     RunStatus,
@@ -35,6 +36,7 @@ __all__ = [
     "InstructionAnswer",
     "InstructionRow",
     "InstructionState",
+    "ModelRow",
     "NewInstruction",
     "RunRow",
     "RunStatus",

@@ -258,6 +258,30 @@ class InstructionRow:
 
 
 @dataclass(frozen=True)
+class ModelRow:
+    """A version of a model. All that it says of itself is in its manifest, in the bytes that were signed."""
+
+    name: str
+    version: int
+    manifest: bytes
+    """In canonical form; see `argosy_common.artefact.manifest`."""
+    signature: Json
+    """A `Signature` of the manifest."""
+    onnx_digest: str
+    golden_digest: str
+    created_at: datetime
+    promoted_at: datetime | None
+    """Set on at most one version of a name: the one that new boards get."""
+    run: int | None
+    round: int | None
+
+    @property
+    def reference(self) -> str:
+        """Return `name:version`, for people."""
+        return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True)
 class AuditRow:
     """Who did what to whom."""
 

@@ -10,6 +10,7 @@ from argosy_server.store.database import Database
 from argosy_server.store.devices import Devices
 from argosy_server.store.enrolments import Enrolments
 from argosy_server.store.instructions import Instructions
+from argosy_server.store.models import Models
 from argosy_server.store.renewals import Renewals
 from argosy_server.store.runs import Events, Runs
 from argosy_server.store.tokens import Tokens
@@ -27,6 +28,7 @@ class Store:
         self.runs = Runs(database, clock)
         self.events = Events(database, clock)
         self.instructions = Instructions(database, clock)
+        self.models = Models(database, clock)
         self.audit = Audit(database, clock)
 
     @classmethod

@@ -222,6 +222,54 @@ class Instruction(Base):
         return InstructionState(self.state_text)
 
 
+class Model(Base):
+    """See `rows.ModelRow`."""
+
+    __tablename__ = "models"
+    __table_args__ = (Index("models_run", "run"),)
+    name: Mapped[str] = mapped_column(CleanText, primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    manifest: Mapped[bytes] = mapped_column(LargeBinary)
+    signature: Mapped[Json] = mapped_column(Document)
+    onnx_digest: Mapped[str] = mapped_column(CleanText)
+    golden_digest: Mapped[str] = mapped_column(CleanText)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    promoted_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    run: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+    round: Mapped[int | None]
+
+
+class Rollout(Base):
+    """A version of a model on its way to the boards, ring by ring. Numbers are never used twice."""
+
+    __tablename__ = "rollouts"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (SQLAlchemy's own way)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(CleanText)
+    version: Mapped[int]
+    previous: Mapped[int | None]
+    """What the boards go back to; NULL where they had none."""
+    rings: Mapped[list[Json]] = mapped_column(Document)
+    ring: Mapped[int]
+    state_text: Mapped[str] = mapped_column("state", CleanText)
+    since: Mapped[datetime] = mapped_column(UtcTime)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    why: Mapped[str] = mapped_column(CleanText)
+
+
+class RolloutDevice(Base):
+    """A device's part in a rollout: the state it reported last."""
+
+    __tablename__ = "rollout_devices"
+    rollout: Mapped[int] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)
+    device: Mapped[str] = mapped_column(CleanText, primary_key=True)
+    state_text: Mapped[str] = mapped_column("state", CleanText)
+    error: Mapped[Json | None] = mapped_column(Document)
+    updated_at: Mapped[datetime] = mapped_column(UtcTime)
+    report: Mapped[Json] = mapped_column(Document)
+
+
 class Audit(Base):
     """See `rows.AuditRow`."""
 

@@ -135,3 +135,84 @@ class OnnxRefused(ModelError):
     fault = Fault.OPERATOR
     template = "The exported file is not a model that boards can run: {why}."
     remedy = "Correct the app's export hook; docs/models.md says what a board needs of a model."
+
+
+class ModelOutdated(ModelError):
+    """A version lower than the one in force, without the coordinator's word that boards may go back."""
+
+    code = "model-outdated"
+    fault = Fault.PEER
+    template = "Version {found} of {name} was refused: {known} is in force, and no signed rollback came with it."
+    remedy = "Nothing was changed. Go back with `argosy model rollback`; if nobody rolled it out, somebody replays it."
+
+
+class ModelMisfit(ModelError):
+    """A version that this board could not load."""
+
+    code = "model-misfit"
+    fault = Fault.PEER
+    template = "{model} cannot be used on this board: {why}."
+    remedy = "The version before goes on. `argosy model status` shows which boards refuse it, and each one's reason."
+
+
+class ModelUnsteady(ModelError):
+    """A version that was in force and did not keep what was asked of it."""
+
+    code = "model-unsteady"
+    fault = Fault.PEER
+    template = "{model} was put out of force on this board: {why}."
+    remedy = "The version before goes on. `argosy model status` shows how other boards fare with it."
+
+
+class ModelWithdrawn(ModelError):
+    """A version that the coordinator took back."""
+
+    code = "model-withdrawn"
+    fault = Fault.OPERATOR
+    template = "{model} was withdrawn by the coordinator, and there is no version before it."
+    remedy = "Roll out another version with `argosy model rollout`; its rollout's `status` says why it ended."
+
+
+class RolloutNotFound(ModelError):
+    """No rollout of that number, and none of a model of that name."""
+
+    code = "rollout-not-found"
+    fault = Fault.OPERATOR
+    template = "There is no rollout '{rollout}'."
+    remedy = "`argosy model rollouts` lists them; name one by its number, or the latest of a model by the model's name."
+
+
+class RolloutUnderWay(ModelError):
+    """A model can only roll out one version at a time."""
+
+    code = "rollout-under-way"
+    fault = Fault.OPERATOR
+    template = "Rollout {rollout} of {model} is {state}."
+    remedy = "Wait for its end, or end it with `argosy model stop {rollout}`; then start the next one."
+
+
+class RolloutUnsuitable(ModelError):
+    """A rollout that cannot be meant, or that nothing could come of."""
+
+    code = "rollout-unsuitable"
+    fault = Fault.OPERATOR
+    template = "{model} cannot be rolled out so: {why}."
+    remedy = "Nothing was sent. `argosy model rollout --help` has examples, `argosy device list` the fleet."
+
+
+class RolloutStateForbids(ModelError):
+    """An operator's wish that the rollout's state does not allow."""
+
+    code = "rollout-state-forbids"
+    fault = Fault.OPERATOR
+    template = "Rollout {rollout} is {state}, so it cannot {verb}."
+    remedy = "`argosy model status {rollout}` shows where it stands; docs/state-machines.md what may follow."
+
+
+class RolloutRolledBack(ModelError):
+    """A rollout whose version was taken back."""
+
+    code = "rollout-rolled-back"
+    fault = Fault.OPERATOR
+    template = "{model} was rolled back: {why}."
+    remedy = "The boards are back at the version before. `argosy model status {rollout}` shows each one's reason."

@@ -6,11 +6,13 @@ and a row in docs/protocol.md; both ends find it through `KINDS`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgpack
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from argosy_common.artefact.manifest import Name
+from argosy_common.artefact.signature import Signature
 from argosy_common.enrolment import Facts
 from argosy_common.errors import EnvelopeMalformed, KindUnknown
 from argosy_common.wire.envelope import Envelope
@@ -24,6 +26,13 @@ Scalar = bool | int | float | Annotated[str, Field(max_length=4096)]
 Size = Annotated[int, Field(ge=0, le=2**40)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Milliseconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Version = Annotated[int, Field(ge=1, lt=2**53)]
+RolloutNumber = Annotated[int, Field(ge=1, lt=2**63)]
+
+MAX_MANIFEST = 48 * 1024
+"""Bytes of a manifest in a `Deploy`: with both signatures it must fit into an envelope."""
 
 KINDS: dict[str, type[Body]] = {}
 
@@ -194,6 +203,33 @@ class Reply(Body):
     """How its large blobs came, or the others where there is none: mqtt, https, https+mqtt; empty: all were here."""
 
 
+class ModelState(Body):
+    """What became of the version of a model that a `Deploy` or a `Withdraw` was about: at each change, after each
+    connect, and now and then while its probation lasts.
+    """
+
+    kind = "model-state"
+    rollout: RolloutNumber
+    name: Name
+    version: Version
+    state: Literal["fetching", "refused", "active", "rolled-back"]
+    error: ErrorPart | None = None
+    """Why it was refused, or why the device went back by itself."""
+    in_force: Version | None = None
+    """The version that answers requests now; absent: none does."""
+    backend: Short = ""
+    """Empty until it was loaded; `none` where no inference is installed."""
+    ran_on: Short = ""
+    """The device that the backend really ran on."""
+    p50_ms: Milliseconds | None = None
+    p95_ms: Milliseconds | None = None
+    requests: Count = 0
+    """Since it was loaded."""
+    errors: Count = 0
+    """Of these requests, those that failed."""
+    drift: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
 class Refused(Body):
     """The message `reply_to` was not understood or not allowed. Either direction; never answered itself."""
 
@@ -236,6 +272,35 @@ class Rebirth(Body):
     """Please publish your birth again."""
 
     kind = "rebirth"
+
+
+class Deploy(Body):
+    """Put this version of a model in force. The device fetches its two blobs, checks everything, and says how it went.
+
+    The same deploy again changes nothing and is answered again.
+    """
+
+    kind = "deploy"
+    rollout: RolloutNumber
+    manifest: Annotated[bytes, Field(min_length=2, max_length=MAX_MANIFEST)]
+    """In canonical form (`argosy_common.artefact.manifest`): the bytes that were signed."""
+    signature: Signature
+    rollback: Signature | None = None
+    """Over the same bytes, for another purpose: a device may take this version though a higher one is in force."""
+    probation_s: Seconds = 0.0
+    """For so long the device reports now and then, and goes back by itself if too many requests fail."""
+    report_s: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 30.0
+    max_errors: Share = 1.0
+    """The share of requests that may fail."""
+
+
+class Withdraw(Body):
+    """Put a version of a model out of force, where there is none before it. It puts nothing else in its place."""
+
+    kind = "withdraw"
+    rollout: RolloutNumber
+    name: Name
+    version: Version
 
 
 # --- transfer control, both directions, topics up/rpc and dn/rpc (specs/transport.md, "Blobs") ---------------------

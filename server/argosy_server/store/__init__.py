@@ -1,4 +1,4 @@
-"""The coordinator's memory: tokens, devices, runs, their events and instructions, models, and the audit log, in SQL.
+"""The coordinator's memory: tokens, devices, runs, their events and instructions, models, rollouts, and the audit log, in SQL.
 
 Rules:
 - Callers get frozen rows (`rows.py`), never database objects.
@@ -20,6 +20,8 @@ from argosy_server.store.rows import (
     InstructionState,
     ModelRow,
     NewInstruction,
+    RolloutDeviceRow,
+    RolloutRow,
     RunRow,
     RunStatus,
     ShutOut,
@@ -38,6 +40,8 @@ __all__ = [
     "InstructionState",
     "ModelRow",
     "NewInstruction",
+    "RolloutDeviceRow",
+    "RolloutRow",
     "RunRow",
     "RunStatus",
     "ShutOut",

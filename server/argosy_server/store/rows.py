@@ -282,6 +282,36 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
+class RolloutRow:
+    """A rollout without its devices; what the fields mean is said in `argosy_server.models.rollout`."""
+
+    id: int
+    name: str
+    version: int
+    previous: int | None
+    rings: list[Json]
+    ring: int
+    state: str
+    since: datetime
+    created_at: datetime
+    ended_at: datetime | None
+    why: str
+
+
+@dataclass(frozen=True)
+class RolloutDeviceRow:
+    """A device's part in a rollout, by its last report."""
+
+    rollout: int
+    device: str
+    state: str
+    error: Json | None
+    updated_at: datetime
+    report: Json
+    """What else the report said."""
+
+
+@dataclass(frozen=True)
 class AuditRow:
     """Who did what to whom."""
 

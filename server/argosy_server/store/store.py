@@ -12,6 +12,7 @@ from argosy_server.store.enrolments import Enrolments
 from argosy_server.store.instructions import Instructions
 from argosy_server.store.models import Models
 from argosy_server.store.renewals import Renewals
+from argosy_server.store.rollouts import Rollouts
 from argosy_server.store.runs import Events, Runs
 from argosy_server.store.tokens import Tokens
 
@@ -29,6 +30,7 @@ class Store:
         self.events = Events(database, clock)
         self.instructions = Instructions(database, clock)
         self.models = Models(database, clock)
+        self.rollouts = Rollouts(database, clock)
         self.audit = Audit(database, clock)
 
     @classmethod

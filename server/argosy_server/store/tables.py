@@ -240,7 +240,7 @@ class Model(Base):
 
 
 class Rollout(Base):
-    """A version of a model on its way to the boards, ring by ring. Numbers are never used twice."""
+    """See `rows.RolloutRow`. Numbers are never used twice."""
 
     __tablename__ = "rollouts"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (SQLAlchemy's own way)
@@ -257,9 +257,14 @@ class Rollout(Base):
     ended_at: Mapped[datetime | None] = mapped_column(UtcTime)
     why: Mapped[str] = mapped_column(CleanText)
 
+    @property
+    def state(self) -> str:
+        """The state by name."""
+        return self.state_text
+
 
 class RolloutDevice(Base):
-    """A device's part in a rollout: the state it reported last."""
+    """See `rows.RolloutDeviceRow`."""
 
     __tablename__ = "rollout_devices"
     rollout: Mapped[int] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)
@@ -268,6 +273,11 @@ class RolloutDevice(Base):
     error: Mapped[Json | None] = mapped_column(Document)
     updated_at: Mapped[datetime] = mapped_column(UtcTime)
     report: Mapped[Json] = mapped_column(Document)
+
+    @property
+    def state(self) -> str:
+        """The state by name."""
+        return self.state_text
 
 
 class Audit(Base):

@@ -165,7 +165,7 @@ class Rollout:
         return replace(self, state=TRANSITIONS[self.state, event], since=now, why=why or self.why)
 
     def reported(self, device: str, report: Report) -> Self:
-        """Take what a device said. Of another version than this rollout's two, or from no member, it changes nothing."""
+        """Take what a device said. Of another version, or from no member, it changes nothing."""
         member = self.members.get(device)
         if member is None or report.version not in (self.version, self.previous):
             return self
@@ -231,7 +231,9 @@ class Rollout:
         asked = {each: it for each, it in self.members.items() if it.state in ANSWERED or each in fleet.reachable}
         failed = [each for each, it in asked.items() if it.state in FAILED or _slow(it, ring)]
         if failed and len(failed) > ring.max_errors * len(asked):
-            return f"{len(failed)} of {len(asked)} devices failed with it, over the limit of {_percent(ring.max_errors)}"
+            return (
+                f"{len(failed)} of {len(asked)} devices failed with it, over the limit of {_percent(ring.max_errors)}"
+            )
         active = [it for it in asked.values() if it.state is MemberState.ACTIVE]
         requests, errors = sum(it.requests for it in active), sum(it.errors for it in active)
         if requests >= LEAST_REQUESTS and errors > ring.max_errors * requests:
@@ -279,7 +281,7 @@ class Rollout:
         reachable, active = self._heard(fleet)
         if now - self.since < timedelta(seconds=ring.hold_s):
             return False
-        return 0 < reachable and 0 < active and active >= ring.least_active * reachable
+        return reachable > 0 and active > 0 and active >= ring.least_active * reachable
 
     def _heard(self, fleet: Fleet) -> tuple[int, int]:
         """Return how many members can be reached, and how many of these have the version active."""

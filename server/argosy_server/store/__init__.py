@@ -1,4 +1,4 @@
-"""The coordinator's memory: tokens, devices, runs, their events and instructions, models, rollouts, and the audit log, in SQL.
+"""The coordinator's memory: tokens, devices, runs and what happened in them, models, rollouts, audit log, in SQL.
 
 Rules:
 - Callers get frozen rows (`rows.py`), never database objects.

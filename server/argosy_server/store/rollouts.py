@@ -48,11 +48,11 @@ class Rollouts:
         with self._database.read() as session:
             return [each.to_row(RolloutRow) for each in session.scalars(select(Rollout).order_by(Rollout.id))]
 
-    def devices(self, rollout: int) -> list[RolloutDeviceRow]:
+    def devices(self, rollout: int) -> tuple[RolloutDeviceRow, ...]:
         """Return the devices of a rollout."""
         query = select(RolloutDevice).where(RolloutDevice.rollout == rollout).order_by(RolloutDevice.device)
         with self._database.read() as session:
-            return [each.to_row(RolloutDeviceRow) for each in session.scalars(query)]
+            return tuple(each.to_row(RolloutDeviceRow) for each in session.scalars(query))
 
     def save(self, row: RolloutRow, devices: Sequence[RolloutDeviceRow], *, actor: str = "", action: str = "") -> None:
         """Keep where a rollout and some of its devices stand now, all or nothing; with an action, it is audited."""

@@ -1,6 +1,7 @@
 """The device daemon: puts its parts together, keeps their time, and ends in good order.
 
-Threads: the link's (messages in), the job thread (`jobs.py`), the exchange's own, the pulse (timers) and the main
+Threads: the link's (messages in), the job thread (`jobs.py`), that of models
+(`models/deployments.py`), the exchange's own, the pulse (timers) and the main
 thread, which only waits for a signal. This process never imports Flower, numpy or torch: they live in the worker.
 """
 
@@ -24,6 +25,9 @@ from argosy_client.instance import InstanceLock
 from argosy_client.inventory import take_inventory
 from argosy_client.jobs import Jobs
 from argosy_client.journal import Journal
+from argosy_client.models.deployments import Deployments
+from argosy_client.models.inference import Inference, NoInference
+from argosy_client.models.store import ModelStore
 from argosy_client.outbox import Outbox
 from argosy_client.presence import Presence, Told
 from argosy_client.renewal import Renewal
@@ -44,7 +48,7 @@ from argosy_common.link import Link, LinkSettings
 from argosy_common.link.tls import client_context
 from argosy_common.logs import get_logger
 from argosy_common.secure_home import SecureHome
-from argosy_common.wire.bodies import TRANSFER_KINDS, Cancel, Instruction, Rebirth, Received, Refused
+from argosy_common.wire.bodies import TRANSFER_KINDS, Cancel, Deploy, Instruction, Rebirth, Received, Refused, Withdraw
 from argosy_common.wire.envelope import Envelope
 from argosy_common.wire.topics import DeviceTopics
 
@@ -53,6 +57,7 @@ log = get_logger(__name__)
 JOURNAL = "journal.db"
 STATUS = "status.json"
 CONNECTING = "connecting"
+MODELS = "models"
 MEGABYTE = 1_000_000
 JOB_STOP_S = 10.0
 LINK_STOP_S = 5.0
@@ -65,7 +70,15 @@ NOTE_EVERY_S = 30.0
 class Device:
     """One device at work: `start`, then `stop`. The state directory must be locked by the caller."""
 
-    def __init__(self, settings: DeviceSettings, enrolment: Enrolment, *, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self,
+        settings: DeviceSettings,
+        enrolment: Enrolment,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        inference: Inference | None = None,
+    ) -> None:
         state_dir = settings.state_dir
         names = DeviceTopics(enrolment.site, enrolment.device)
         self._settings = settings
@@ -136,6 +149,15 @@ class Device:
             clock=clock,
             node_config=settings.app_config,
         )
+        self._models = Deployments(
+            store=ModelStore(state_dir / MODELS),
+            blobs=store,
+            exchange=self._exchange,
+            gateway=self._gateway,
+            clock=clock,
+            root=enrolment.ca_path,
+            inference=inference or NoInference(),
+        )
         self._noted_why = ""
         self._noted_at = clock.monotonic()
         self._stopping = threading.Event()
@@ -147,6 +169,7 @@ class Device:
         log.info("device.started", device=self._presence.device, boot=self._presence.boot, name=self._presence.name)
         self._note_status(connected=False, why=CONNECTING)
         self._jobs.start()
+        self._models.start()
         self._link.start()
         self._renewal.start(self._link)
         self._pulse.start()
@@ -155,6 +178,7 @@ class Device:
         """Interrupt the job, say goodbye, end all threads and the worker; bounded."""
         self._stopping.set()
         self._jobs.stop(JOB_STOP_S)
+        self._models.stop(JOB_STOP_S)
         self._presence.gone(self._link)
         self._renewal.stop(RENEWAL_STOP_S)
         self._link.stop(LINK_STOP_S)
@@ -174,6 +198,8 @@ class Device:
         self._gateway.handle(Cancel, self._jobs.cancel)
         self._gateway.handle(Received, self._on_received)
         self._gateway.handle(Refused, self._on_refused)
+        self._gateway.handle(Deploy, self._models.deploy)
+        self._gateway.handle(Withdraw, self._models.withdraw)
         self._gateway.handle(Rebirth, lambda _envelope, _body: self._on_rebirth())
         for kind in TRANSFER_KINDS:
             self._gateway.handle(kind, lambda _envelope, body: self._exchange.handle(COORDINATOR, body))
@@ -205,6 +231,7 @@ class Device:
         self._be_born()
         self._exchange.peer_up(COORDINATOR)
         self._outbox.link_up()
+        self._models.link_up()
         self._beat()
         self._note_status(connected=True)
 
@@ -259,6 +286,7 @@ class Device:
             self._guarded(self._exchange.tick)
             self._guarded(self._outbox.tick)
             self._guarded(self._jobs.tick)
+            self._guarded(self._models.tick)
             self._guarded(self._note_failure)
             self._guarded(self._time.tick)
             if self._clock.monotonic() >= next_beat:
@@ -302,8 +330,8 @@ def _joined_at(enrolment: Enrolment) -> tuple[str, int] | None:
     return (parts.hostname, parts.port or DEFAULT_PORT) if parts.hostname else None
 
 
-def run(settings: DeviceSettings) -> None:
-    """Run until SIGTERM or SIGINT.
+def run(settings: DeviceSettings, inference: Inference | None = None) -> None:
+    """Run until SIGTERM or SIGINT; `inference` runs the models, instead of what is installed.
 
     Raises:
         NotEnrolled, AlreadyRunning, StorageFailed, DiskFull: the daemon cannot start.
@@ -314,7 +342,7 @@ def run(settings: DeviceSettings) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda _number, _frame: stop.set())
     with storage_errors(settings.state_dir):
-        device = Device(settings, enrolment, clock=SystemClock(), rng=random.SystemRandom())
+        device = Device(settings, enrolment, clock=SystemClock(), rng=random.SystemRandom(), inference=inference)
     device.start()
     try:
         stop.wait()

@@ -19,12 +19,14 @@ from argosy_common.wire.bodies import (
     Accepted,
     Body,
     Cancel,
+    Deploy,
     ErrorPart,
     Instruction,
     Progress,
     Rebirth,
     Received,
     Refused,
+    Withdraw,
     open_body,
 )
 from argosy_common.wire.envelope import Envelope, decode, encode
@@ -35,7 +37,7 @@ log = get_logger(__name__)
 COORDINATOR = "coordinator"
 CHUNK_EXPIRY_S = 120
 JOB_KINDS: tuple[type[Body], ...] = (Instruction, Cancel)
-CONTROL_KINDS: tuple[type[Body], ...] = (Received, Rebirth, Refused, *TRANSFER_KINDS)
+CONTROL_KINDS: tuple[type[Body], ...] = (Received, Rebirth, Refused, Deploy, Withdraw, *TRANSFER_KINDS)
 UNACKNOWLEDGED: tuple[type[Body], ...] = (*TRANSFER_KINDS, Accepted, Progress)
 """Kinds whose loss costs nothing, or that are said again by our own timers, and so go with QoS 0."""
 
@@ -65,7 +67,7 @@ class Gateway:
     # --- outward; each returns False, with nothing queued, when the link is down ---------------------------------
 
     def post(self, body: Body, *, run: int | None = None, reply_to: str | None = None) -> bool:
-        """Publish an event: Accepted, Progress, Refused."""
+        """Publish an event: Accepted, Progress, ModelState, Refused."""
         return self.post_event(Envelope(kind=body.kind, body=body.pack(), run=run, reply_to=reply_to), type(body))
 
     def post_event(self, envelope: Envelope, kind: type[Body]) -> bool:

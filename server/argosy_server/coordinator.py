@@ -17,6 +17,7 @@ from typing import Any
 import msgpack
 
 from argosy_common import __version__
+from argosy_common.artefact.signature import SIGNER
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import Clock
 from argosy_common.errors import BrokerUnreachable, StorageFailed
@@ -25,7 +26,7 @@ from argosy_common.link import Link, LinkSettings, Will
 from argosy_common.logs import get_logger
 from argosy_common.secure_ledger import Ledger
 from argosy_common.wire import topics
-from argosy_common.wire.bodies import Inventory
+from argosy_common.wire.bodies import Inventory, ModelState
 from argosy_common.wire.envelope import Envelope, encode
 from argosy_server import doctor
 from argosy_server.api.port import Facts
@@ -37,6 +38,7 @@ from argosy_server.enrolment import EnrolmentServer
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
 from argosy_server.inventories import Inventories
+from argosy_server.models.rollouts import Rollouts
 from argosy_server.registry import Registry
 from argosy_server.revocation import end_session
 from argosy_server.runs.supervisor import RunSupervisor
@@ -101,6 +103,16 @@ class Coordinator:
             max_upload=MAX_UPLOAD,
             urls=self._blob_urls,
         )
+        self.rollouts = Rollouts(
+            self.store,
+            clock=self._clock,
+            post=self._gateway.post,
+            online=self._registry.online,
+            signer=lambda: self.ca.signer(SIGNER),
+            resend_s=self.settings.runs.resend_s,
+        )
+        self._gateway.handle(ModelState, self.rollouts.take)
+        self._dispatcher.serves_also(self.rollouts.may_serve)
         self.runs = RunSupervisor(
             store=self.store,
             blobs=self.blobs,
@@ -315,12 +327,13 @@ class Coordinator:
         self._dispatcher.link_down()
 
     def _tick_on(self) -> None:
-        """Once a second: presence, re-sends, deadlines, transfers. A failure is logged and the ticking goes on."""
+        """Once a second: presence, re-sends, deadlines, transfers, rollouts. A failure is logged, and it ticks on."""
         expire_at = 0.0
         while not self._stopping.wait(TICK_S):
             try:
                 self._registry.tick()
                 self._dispatcher.tick()
+                self.rollouts.tick()
                 if self._clock.monotonic() >= expire_at:
                     expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
                     self.store.devices.expire()

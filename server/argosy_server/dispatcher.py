@@ -80,6 +80,7 @@ class Dispatcher:
         self._uploads: dict[str, dict[bytes, int]] = {}
         """By device, the blobs (and their sizes) that it offered and no reply has named yet."""
         self._on_unclaimed: Callable[[Collection[bytes]], None] = lambda _digests: None
+        self._also_serves: Callable[[str, bytes], bool] = lambda _device, _digest: False
         self._dead: dict[str, set[int]] = {}
         """By device, the runs that it does not know to be over."""
         self._lock = threading.RLock()
@@ -117,6 +118,10 @@ class Dispatcher:
     def on_unclaimed(self, listener: Callable[[Collection[bytes]], None]) -> None:
         """Name who is told of blobs that devices brought and no answer refers to, so that they do not fill the disk."""
         self._on_unclaimed = listener
+
+    def serves_also(self, may: Callable[[str, bytes], bool]) -> None:
+        """Name who tells which blobs a device may fetch besides those of its instructions."""
+        self._also_serves = may
 
     def submit(self, app: RunApp, messages: Iterable[Outgoing]) -> None:
         """Record the messages, then send them. Returns once they are in the database."""
@@ -350,9 +355,11 @@ class Dispatcher:
         return TransferRefused(peer="the coordinator", digest=offer.digest.hex(), why=why)
 
     def _may_serve(self, device: str, digest: bytes) -> bool:
-        """A device may fetch what an instruction of its own refers to, and nothing else."""
+        """A device may fetch what an instruction or a rollout of its own refers to, and nothing else."""
         with self._lock:
-            return any(digest in entry.digests for entry in self._owed.get(device, {}).values())
+            if any(digest in entry.digests for entry in self._owed.get(device, {}).values()):
+                return True
+        return self._also_serves(device, digest)
 
     def _on_lost(self, device: str) -> None:
         log.warning("device.lost", device=device, grace_s=self._grace_s)

@@ -31,6 +31,7 @@ from argosy_common.wire.bodies import (
     Heartbeat,
     Instruction,
     Inventory,
+    ModelState,
     Progress,
     Received,
     Refused,
@@ -45,7 +46,7 @@ log = get_logger(__name__)
 UPWARD: dict[str, tuple[type[Body], ...]] = {
     "s": (Birth, Death),
     "hb": (Heartbeat,),
-    "evt": (Inventory, Accepted, Progress, Reply, Refused),
+    "evt": (Inventory, Accepted, Progress, Reply, ModelState, Refused),
     "rpc": TRANSFER_KINDS,
 }
 """Which kinds a device may publish on which of its topics."""

@@ -282,6 +282,9 @@ class Deploy(Body):
 
     kind = "deploy"
     rollout: RolloutNumber
+    name: Name
+    """As in the manifest, which a device of an older version may not be able to read."""
+    version: Version
     manifest: Annotated[bytes, Field(min_length=2, max_length=MAX_MANIFEST)]
     """In canonical form (`argosy_common.artefact.manifest`): the bytes that were signed."""
     signature: Signature

@@ -54,6 +54,8 @@ class Deploys:
         limit = rollout.rings[0].max_errors
         return Deploy(
             rollout=rollout.id,
+            name=row.name,
+            version=row.version,
             manifest=row.manifest,
             signature=Signature.model_validate(row.signature),
             rollback=self._rollback(row) if _goes_down(rollout) else None,

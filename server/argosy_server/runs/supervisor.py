@@ -231,8 +231,9 @@ class RunSupervisor:
         self._sweep(rows)
 
     def _sweep(self, rows: Collection[RunRow]) -> None:
-        """Remove the blobs that no run needs any more: all but apps and final models."""
+        """Remove the blobs that no run needs any more: all but apps, final models and versions."""
         self._kept = {bytes.fromhex(hexed) for row in rows for hexed in (row.app_digest, row.final_model) if hexed}
+        self._kept.update(bytes.fromhex(hexed) for hexed in self._store.models.digests())
         litter = [digest for digest in self._blobs.digests() if digest not in self._kept]
         for digest in litter:
             self._blobs.delete(digest)

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from argosy_common.artefact.signature import Signature
 from argosy_common.errors import EnvelopeMalformed, KindUnknown
 from argosy_common.wire import bodies
 from argosy_common.wire.bodies import KINDS, Body, open_body
 from argosy_common.wire.envelope import Envelope
 
 D = b"\x07" * 32
+SIGNATURE = Signature(value="3045", certificate_pem="pem")
 EXAMPLES: tuple[Body, ...] = (
     bodies.Birth(
         boot="00" * 16,
@@ -54,6 +56,30 @@ EXAMPLES: tuple[Body, ...] = (
     bodies.Cancel(),
     bodies.Received(),
     bodies.Rebirth(),
+    bodies.Deploy(
+        rollout=3,
+        name="har",
+        version=2,
+        manifest=b"{}",
+        signature=SIGNATURE,
+        rollback=SIGNATURE,
+        probation_s=60.0,
+        max_errors=0.02,
+    ),
+    bodies.Withdraw(rollout=3, name="har", version=2),
+    bodies.ModelState(
+        rollout=3,
+        name="har",
+        version=2,
+        state="rolled-back",
+        error=bodies.ErrorPart(code="model-misfit", message="m"),
+        in_force=1,
+        backend="onnxruntime",
+        ran_on="CPU",
+        p95_ms=1.5,
+        requests=7,
+        drift=0.25,
+    ),
     bodies.Fetch(digest=D),
     bodies.Offer(digest=D, size=1, chunk=65536, chunks_digest=D, urls=["https://c:8444/v1/blobs/00"]),
     bodies.Accept(digest=D, sink="c0", have=b"\x01"),
@@ -157,3 +183,40 @@ def test_the_bytes_of_a_condition() -> None:
 def test_a_condition_that_cannot_be_is_refused(field: str, value: object) -> None:
     with pytest.raises(EnvelopeMalformed, match=field):
         bodies.Heartbeat.unpack(msgpack.packb({field: value}), peer="p")
+
+
+def test_the_bytes_of_a_report_and_of_a_withdrawal() -> None:
+    report = bodies.ModelState(rollout=1, name="har", version=2, state="active", in_force=2)
+    assert report.pack() == (b"\x85\xa7rollout\x01\xa4name\xa3har\xa7version\x02\xa5state\xa6active\xa8in_force\x02")
+    assert bodies.Withdraw(rollout=1, name="a", version=2).pack() == b"\x83\xa7rollout\x01\xa4name\xa1a\xa7version\x02"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "../etc"),
+        ("name", "Har"),
+        ("version", 0),
+        ("version", 2**53),
+        ("rollout", 0),
+        ("manifest", b"x" * (bodies.MAX_MANIFEST + 1)),
+        ("max_errors", 1.1),
+        ("report_s", 0.5),
+        ("probation_s", float("nan")),
+        ("signature", {"value": "zz", "certificate_pem": ""}),
+    ],
+)
+def test_a_deploy_with_a_field_beyond_its_limits_is_refused(field: str, value: object) -> None:
+    good = msgpack.unpackb(next(b for b in EXAMPLES if b.kind == "deploy").pack())
+    with pytest.raises(EnvelopeMalformed, match=f"deploy: {field}"):
+        bodies.Deploy.unpack(msgpack.packb({**good, field: value}), peer="p")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("state", "happy"), ("requests", -1), ("drift", float("inf")), ("p95_ms", -1.0), ("in_force", 0), ("name", "a/b")],
+)
+def test_a_report_with_a_field_beyond_its_limits_is_refused(field: str, value: object) -> None:
+    good = msgpack.unpackb(next(b for b in EXAMPLES if b.kind == "model-state").pack())
+    with pytest.raises(EnvelopeMalformed, match=f"model-state: {field}"):
+        bodies.ModelState.unpack(msgpack.packb({**good, field: value}), peer="p")

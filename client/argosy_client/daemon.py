@@ -25,6 +25,7 @@ from argosy_client.instance import InstanceLock
 from argosy_client.inventory import take_inventory
 from argosy_client.jobs import Jobs
 from argosy_client.journal import Journal
+from argosy_client.models.arrival import Arrival
 from argosy_client.models.deployments import Deployments
 from argosy_client.models.inference import Inference, NoInference
 from argosy_client.models.store import ModelStore
@@ -149,13 +150,12 @@ class Device:
             clock=clock,
             node_config=settings.app_config,
         )
+        models = ModelStore(state_dir / MODELS)
         self._models = Deployments(
-            store=ModelStore(state_dir / MODELS),
-            blobs=store,
-            exchange=self._exchange,
+            store=models,
+            arrival=Arrival(store=models, blobs=store, exchange=self._exchange, root=enrolment.ca_path),
             gateway=self._gateway,
             clock=clock,
-            root=enrolment.ca_path,
             inference=inference or NoInference(),
         )
         self._noted_why = ""

@@ -17,19 +17,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
-from argosy_client.gateway import COORDINATOR, Gateway, error_part
+from argosy_client.gateway import Gateway, error_part
+from argosy_client.models.arrival import Arrival, Order, Task
 from argosy_client.models.deployment import Deployment, State
 from argosy_client.models.inference import Inference, Loaded, Served
 from argosy_client.models.store import ModelStore
-from argosy_common.artefact.manifest import Blob, Manifest
-from argosy_common.artefact.signature import Purpose, verify
-from argosy_common.blobs import BlobRef, BlobStore
-from argosy_common.blobs.exchange import BlobExchange, TransferOutcome
 from argosy_common.clock import Clock
 from argosy_common.errors import (
     ArgosyError,
@@ -37,11 +33,9 @@ from argosy_common.errors import (
     InstructionCancelled,
     ModelError,
     ModelMisfit,
-    ModelOutdated,
     ModelUnsteady,
     ModelWithdrawn,
     ProgrammingError,
-    TransferTimedOut,
 )
 from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import Deploy, ErrorPart, ModelState, Withdraw
@@ -53,10 +47,6 @@ MAX_ATTEMPTS = 3
 """A version that takes the whole board down with it each time it is loaded is given up after so many."""
 LEAST_REQUESTS = 20
 """Fewer requests say nothing about a share of failures."""
-FETCH_BOUND_S = 2 * 3600.0
-"""The longest wait for a blob; the exchange gives up long before."""
-
-Order = Deploy | Withdraw
 
 _SAID: dict[State, Literal["fetching", "refused", "active", "rolled-back"]] = {
     State.FETCHING: "fetching",
@@ -76,20 +66,6 @@ class _Probation:
     report_at: float
 
 
-@dataclass(eq=False)
-class _Task:
-    """An order on its way through the thread."""
-
-    order: Order
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    fetched: queue.SimpleQueue[TransferOutcome | None] = field(default_factory=queue.SimpleQueue)
-
-    def cancel(self) -> None:
-        """Have the thread give it up, also where it waits for a blob."""
-        self.cancelled.set()
-        self.fetched.put(None)
-
-
 class Deployments:
     """The models of this device. `deploy`, `withdraw`, `link_up` and `tick` are quick, and may be called anywhere."""
 
@@ -97,23 +73,19 @@ class Deployments:
         self,
         *,
         store: ModelStore,
-        blobs: BlobStore,
-        exchange: BlobExchange,
+        arrival: Arrival,
         gateway: Gateway,
         clock: Clock,
-        root: Path,
         inference: Inference,
     ) -> None:
         self._store = store
-        self._blobs = blobs
-        self._exchange = exchange
+        self._arrival = arrival
         self._gateway = gateway
         self._clock = clock
-        self._root = root
         self._inference = inference
         self._loaded: dict[str, Loaded] = {}
         self._probation: dict[str, _Probation] = {}
-        self._tasks: dict[str, _Task] = {}
+        self._tasks: dict[str, Task] = {}
         """By model, the order that is under way or waits; a newer one takes its place."""
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -158,7 +130,7 @@ class Deployments:
     # --- on the caller's thread
 
     def _order(self, order: Order) -> None:
-        task = _Task(order)
+        task = Task(order)
         with self._lock:
             before = self._tasks.get(order.name)
             if before is not None and _same(before.order, order):
@@ -180,7 +152,7 @@ class Deployments:
             except Exception as error:  # noqa: BLE001  (the daemon outlives every model; the failure is logged)
                 log.error("model.failed", exc=error)
 
-    def _carry_out(self, task: _Task) -> None:
+    def _carry_out(self, task: Task) -> None:
         order = task.order
         try:
             if task.cancelled.is_set():
@@ -199,7 +171,7 @@ class Deployments:
                 if self._tasks.get(order.name) is task:
                     del self._tasks[order.name]
 
-    def _deploy(self, task: _Task, body: Deploy) -> None:
+    def _deploy(self, task: Task, body: Deploy) -> None:
         name, known, now = body.name, self._store.deployment(body.name), self._store.current(body.name)
         if known is not None and (known.rollout, known.version, known.state) == (
             body.rollout,
@@ -219,11 +191,16 @@ class Deployments:
             max_errors=body.max_errors,
         )
         try:
-            manifest = self._verified(body, max(now.version if now else 0, wanted.floor))
-            if now is not None and now.version == body.version:
-                self._confirm(wanted, manifest)
+            manifest = self._arrival.verified(body, max(now.version if now else 0, wanted.floor))
+            held = self._arrival.held(name, body.version)
+            if now is not None and now.version == body.version and held is not None:
+                if held != manifest:
+                    raise ArtefactInvalid(what="manifest", why=f"another {manifest.reference} is in force here")
+                self._confirm(name, wanted)
                 return
-            self._have(task, manifest, body)
+            if held != manifest:
+                self._tell(name, body.rollout, body.version, State.FETCHING)
+                self._arrival.bring(task, manifest, body.signature)
         except InstructionCancelled:
             raise
         except ArgosyError as error:
@@ -231,78 +208,17 @@ class Deployments:
             return
         self._try(name, wanted.followed("checked"))
 
-    def _verified(self, body: Deploy, least: int) -> Manifest:
-        """Check an order by steps 1 to 3 of the module's text."""
-        root_pem = self._root.read_text()
-        verify(body.signature, Purpose.MANIFEST, body.manifest, root_pem)  # 1
-        manifest = Manifest.parse(body.manifest)  # 2
-        if (manifest.name, manifest.version) != (body.name, body.version):
-            why = f"it is of {manifest.reference}, and {body.name}:{body.version} was announced"
-            raise ArtefactInvalid(what="manifest", why=why)
-        if manifest.version < least:  # 3
-            if body.rollback is None:
-                raise ModelOutdated(name=body.name, found=body.version, known=least)
-            verify(body.rollback, Purpose.ROLLBACK, body.manifest, root_pem)
-        return manifest
-
-    def _confirm(self, wanted: Deployment, manifest: Manifest) -> None:
+    def _confirm(self, name: str, wanted: Deployment) -> None:
         """Answer for a version that is in force already."""
-        held = self._store.checked(manifest.name, manifest.version, self._root.read_text())
-        if held != manifest:
-            raise ArtefactInvalid(what="manifest", why=f"another {manifest.reference} is in force here")
-        if manifest.name not in self._loaded:
-            self._try(manifest.name, wanted.followed("checked"))
+        if name not in self._loaded:
+            self._try(name, wanted.followed("checked"))
             return
         active = wanted.followed("checked").followed("loaded")
-        self._store.remember(manifest.name, active)
+        self._store.remember(name, active)
         if active.downward:
-            self._store.forget_previous(manifest.name)
-        self._watch(manifest.name, active)
-        self._report(manifest.name)
-
-    def _have(self, task: _Task, manifest: Manifest, body: Deploy) -> None:
-        """Have the version on disk, whole and checked: step 4."""
-        if self._store.has(manifest.name, manifest.version):
-            try:
-                if self._store.checked(manifest.name, manifest.version, self._root.read_text()) == manifest:
-                    return
-            except ModelError as error:
-                log.warning("model.damaged", model=manifest.reference, why=error.message)
-        self._tell(body.name, body.rollout, body.version, State.FETCHING)
-        refs = [_ref(manifest.onnx), _ref(manifest.golden.blob)]
-        for ref in refs:
-            self._blobs.pin(ref.digest)
-        try:
-            self._fetch(task, [ref for ref in dict.fromkeys(refs) if not self._blobs.has(ref.digest)])
-            onnx, golden = (self._blobs.path(ref.digest) for ref in refs)
-            self._store.install(manifest, body.signature, onnx, golden)
-        finally:
-            for ref in refs:
-                self._blobs.unpin(ref.digest)
-        for ref in refs:
-            self._blobs.delete(ref.digest)  # they are in the model's folder now, and need not be here twice
-
-    def _fetch(self, task: _Task, missing: list[BlobRef]) -> None:
-        for ref in missing:
-            self._exchange.fetch(COORDINATOR, ref, task.fetched.put)
-        try:
-            for _ in missing:
-                self._next_fetched(task)
-        except ArgosyError:
-            for ref in missing:
-                self._exchange.cancel(COORDINATOR, ref.digest)
-            raise
-
-    def _next_fetched(self, task: _Task) -> None:
-        try:
-            outcome = task.fetched.get(timeout=FETCH_BOUND_S)
-        except queue.Empty:
-            raise TransferTimedOut(digest="of a model", peer=COORDINATOR, seconds=FETCH_BOUND_S) from None
-        if outcome is None:
-            raise InstructionCancelled(message=f"deploy of {task.order.name}:{task.order.version}")
-        if outcome.error is not None:
-            raise outcome.error
-        log.info("model.fetched", digest=outcome.ref.hex, bytes=outcome.wire_bytes, via=outcome.via)
+            self._store.forget_previous(name)
+        self._watch(name, active)
+        self._report(name)
 
     def _refuse(self, name: str, wanted: Deployment, known: Deployment | None, error: ArgosyError) -> None:
         """Say no. It is only remembered where nothing is lost by it: what is in force may be in its probation."""
@@ -367,7 +283,7 @@ class Deployments:
             self._inference.unload(name)
             return
         try:
-            self._store.checked(name, now.version, self._root.read_text())
+            self._store.checked(name, now.version, self._arrival.root_pem)
             self._loaded[name] = self._inference.load(name)
         except ArgosyError as error:
             log.error("model.unusable", model=name, version=now.version, code=error.code, why=error.message)
@@ -406,7 +322,7 @@ class Deployments:
 
     def _resume_trying(self, name: str, deployment: Deployment) -> None:
         try:
-            self._store.checked(name, deployment.version, self._root.read_text())
+            self._store.checked(name, deployment.version, self._arrival.root_pem)
         except ModelError as error:
             self._fail(name, deployment, error)
             return
@@ -418,7 +334,7 @@ class Deployments:
             self._fail(name, deployment, ModelUnsteady(model=about, why="the card lost that it was in force"))
             return
         try:
-            self._store.checked(name, now.version, self._root.read_text())
+            self._store.checked(name, now.version, self._arrival.root_pem)
             self._loaded[name] = self._inference.load(name)
         except ModelError as error:
             self._fail(name, deployment, error)
@@ -493,7 +409,3 @@ def _same(one: Order, other: Order) -> bool:
 def _named(error: Exception) -> ArgosyError:
     """Return an error that can be told."""
     return error if isinstance(error, ArgosyError) else ProgrammingError(what=f"{type(error).__name__}: {error}")
-
-
-def _ref(blob: Blob) -> BlobRef:
-    return BlobRef(bytes.fromhex(blob.digest), blob.size)

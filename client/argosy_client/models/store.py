@@ -112,6 +112,8 @@ class ModelStore:
                 _copy(golden, incoming / GOLDEN, manifest.golden.blob, "golden vectors")
                 write_atomic(incoming / SIGNATURE, signature.model_dump_json().encode())
                 write_atomic(incoming / MANIFEST, manifest.canonical())
+                if target.is_dir():  # the card had damaged it
+                    _remove(target)
                 incoming.replace(target)
                 sync_folder(target.parent)
         except Exception:

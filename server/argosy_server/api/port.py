@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_server.fleet_lists import FleetLists
+from argosy_server.models.rollouts import Rollouts
 from argosy_server.store import Store
 
 Facts = Mapping[str, object]
@@ -36,6 +37,11 @@ class CoordinatorPort(Protocol):
     @property
     def fleet_lists(self) -> FleetLists:
         """The operator's signed lists of devices."""
+        ...
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """The rollouts of models."""
         ...
 
     def health(self) -> Facts:

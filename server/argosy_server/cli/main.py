@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from argosy_common.errors import ArgosyError, ProgrammingError
-from argosy_server.cli import device, fleet, operations, run, token, up
+from argosy_server.cli import device, fleet, model, operations, run, token, up
 from argosy_server.cli.terminal import print_error
 
 
@@ -18,7 +18,7 @@ class InOrder(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """See `click.Group.list_commands`."""
-        first = ["up", "token", "device", "run", "fleet"]
+        first = ["up", "token", "device", "run", "model", "fleet"]
         return [*first, *(name for name in super().list_commands(ctx) if name not in first)]
 
 
@@ -35,6 +35,7 @@ app.command("up", epilog=up.EXAMPLES)(up.up)
 app.add_typer(token.app, name="token")
 app.add_typer(device.app, name="device")
 app.add_typer(run.app, name="run")
+app.add_typer(model.app, name="model")
 app.add_typer(fleet.app, name="fleet")
 app.command("audit", epilog=operations.AUDIT_EXAMPLES)(operations.audit)
 app.command("doctor", epilog=operations.DOCTOR_EXAMPLES)(operations.doctor)

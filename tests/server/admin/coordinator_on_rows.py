@@ -11,15 +11,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from argosy_common import x509
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import SystemClock
 from argosy_common.errors import TooFewDevices
 from argosy_common.run_settings import StragglerSettings
 from argosy_common.secure_ledger import Ledger
+from argosy_common.wire.bodies import Body
 from argosy_server.fleet_lists import FleetLists
+from argosy_server.models.rollouts import Rollouts
 from argosy_server.store import DeviceRow, DeviceState, RunStatus, Store
 
+SIGNER_KEY = x509.generate_key()
 NAMES = ["attic", "bench", "cellar", "dock"]
+
+
+def _signer() -> tuple[x509.PrivateKey, str]:
+    """The key of an authority that no board of these tests checks."""
+    return SIGNER_KEY, "a chain"
 
 
 class RowsCoordinator:
@@ -31,11 +40,24 @@ class RowsCoordinator:
         self.blobs = BlobStore(folder / "blobs")
         self.ledger = Ledger(folder / "runs" / "secure")
         self.fleet_lists = FleetLists(folder / "fleet", self.ledger)
+        self.sent: list[tuple[str, Body]] = []
+        self.rollouts = Rollouts(
+            self.store,
+            clock=SystemClock(),
+            post=self._post,
+            online=lambda: [device for device, told in self.present.items() if told["online"]],
+            signer=_signer,
+            resend_s=5.0,
+        )
         self.present: dict[str, Mapping[str, object]] = {}
         self.rows: list[dict[str, object]] = []
         self.checks: list[dict[str, object]] = [{"name": "broker", "ok": True, "detail": "mosquitto", "remedy": ""}]
         self.refuse_runs = False
         self.out: list[str] = []
+
+    def _post(self, device: str, body: Body) -> bool:
+        self.sent.append((device, body))
+        return True
 
     def add_device(self, name: str, number: int) -> str:
         """Enrol a device by writing its row."""

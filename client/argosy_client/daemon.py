@@ -154,7 +154,7 @@ class Device:
         self._models = Deployments(
             store=models,
             arrival=Arrival(store=models, blobs=store, exchange=self._exchange, root=enrolment.ca_path),
-            gateway=self._gateway,
+            tell=self._gateway.post,
             clock=clock,
             inference=inference or NoInference(),
         )

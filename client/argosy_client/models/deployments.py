@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from argosy_client.gateway import Gateway, error_part
+from argosy_client.gateway import error_part
 from argosy_client.models.arrival import Arrival, Order, Task
 from argosy_client.models.deployment import Deployment, State
 from argosy_client.models.inference import Inference, Loaded, Served
@@ -67,20 +67,24 @@ class _Probation:
 
 
 class Deployments:
-    """The models of this device. `deploy`, `withdraw`, `link_up` and `tick` are quick, and may be called anywhere."""
+    """The models of this device. `deploy`, `withdraw`, `link_up` and `tick` are quick, and may be called anywhere.
+
+    Args:
+        tell: sends a report; one that is lost is made up for after the next connect.
+    """
 
     def __init__(
         self,
         *,
         store: ModelStore,
         arrival: Arrival,
-        gateway: Gateway,
+        tell: Callable[[ModelState], object],
         clock: Clock,
         inference: Inference,
     ) -> None:
         self._store = store
         self._arrival = arrival
-        self._gateway = gateway
+        self._post = tell
         self._clock = clock
         self._inference = inference
         self._loaded: dict[str, Loaded] = {}
@@ -285,8 +289,8 @@ class Deployments:
         try:
             self._store.checked(name, now.version, self._arrival.root_pem)
             self._loaded[name] = self._inference.load(name)
-        except ArgosyError as error:
-            log.error("model.unusable", model=name, version=now.version, code=error.code, why=error.message)
+        except Exception as error:  # noqa: BLE001  (no order is about it: there is nobody to tell but the log)
+            log.error("model.unusable", model=name, version=now.version, exc=error)
 
     def _withdraw(self, body: Withdraw) -> None:
         """Put a version out of force. It never puts another one in its place: that takes a signature."""
@@ -305,6 +309,7 @@ class Deployments:
         for name in self._store.names():
             try:
                 self._resume(name)
+                self._store.tidy(name)
             except Exception as error:  # noqa: BLE001  (the other models are to be loaded all the same)
                 log.error("model.not_resumed", model=name, exc=error)
 
@@ -399,7 +404,7 @@ class Deployments:
             errors=served.errors,
             drift=served.drift,
         )
-        self._gateway.post(body)
+        self._post(body)
 
 
 def _same(one: Order, other: Order) -> bool:

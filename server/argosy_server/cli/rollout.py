@@ -211,7 +211,7 @@ def rollback(
     socket: SocketOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Have all boards go back to a lower version. It is signed as a rollback: boards take a lower one for nothing less."""
+    """Have all boards go back, to the version before or to a lower one. Boards do so for a signed rollback only."""
     with connect(socket) as api:
         _confirm(f"Have every board go back: {clean(model)}?", yes=yes)
         row = api.post("/rollouts/rollback", {"model": model})

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,42 +13,13 @@ from argosy_common.bundle import pack
 from argosy_common.errors import BlobCorrupt, DiskFull
 from argosy_server.local_fleet import LocalFleet, wait_until
 from tests.fleets import data_of
+from tests.system.disks import SmallDisk
 
 pytestmark = pytest.mark.timeout(180)
 
 MB = 1_000_000
-DISK = 64 * MB
 Notes = Callable[[str], list[tuple[str, int]]]
 FleetMaker = Callable[..., LocalFleet]
-
-
-class SmallDisk:
-    """A file system of its own, of DISK bytes, at `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
-
-    @contextmanager
-    def room(self, left: int) -> Iterator[None]:
-        """Fill it up but for `left` bytes."""
-        ballast = self.folder / "ballast"
-        with ballast.open("wb", buffering=0) as stream, contextlib.suppress(OSError):  # a daemon took the last page
-            while (free := shutil.disk_usage(self.folder).free - left) > 0:
-                stream.write(bytes(min(free, MB)))
-        try:
-            yield
-        finally:
-            ballast.unlink()
-
-    def unmount(self) -> None:
-        """Take it away, also from under files that are still open."""
-        command = ["umount", "--lazy", str(self.folder)]
-        subprocess.run(command, check=True)
 
 
 @pytest.fixture
@@ -60,7 +28,7 @@ def small_disk() -> Iterator[Callable[[Path], SmallDisk]]:
     disks: list[SmallDisk] = []
 
     def make(folder: Path) -> SmallDisk:
-        disks.append(SmallDisk(folder))
+        disks.append(SmallDisk.or_skip(folder))
         return disks[-1]
 
     yield make

@@ -20,7 +20,7 @@ $(VENV)/bin/pip:
 # the stamps say what is installed; they are renewed when the requirements change
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing Argosy and the examples' needs into $(VENV) (a minute or two) …"
-	$(PIP) --editable '.[server,client,provisioning,inference,examples]'
+	$(PIP) --editable '.[server,client,provisioning,inference,export,examples]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip

@@ -25,7 +25,7 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]
 Pattern = Annotated[str, Field(min_length=1, max_length=1024)]
 
 _TABLE = "tool.argosy.codec"
-_KEYS = "codec, secure, straggler"
+_KEYS = "codec, model, secure, straggler"
 _CODEC_KEYS = "up, down, arrays"
 
 

@@ -38,6 +38,7 @@ from argosy_server.enrolment import EnrolmentServer
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
 from argosy_server.inventories import Inventories
+from argosy_server.models.registry import ModelRegistry
 from argosy_server.models.rollouts import Rollouts
 from argosy_server.registry import Registry
 from argosy_server.revocation import end_session
@@ -103,6 +104,7 @@ class Coordinator:
             max_upload=MAX_UPLOAD,
             urls=self._blob_urls,
         )
+        self.models = ModelRegistry(self.store, self.blobs, self.ca, clock=self._clock)
         self.rollouts = Rollouts(
             self.store,
             clock=self._clock,
@@ -123,6 +125,7 @@ class Coordinator:
             settings=self.settings.runs,
             log_level=self.settings.log_level,
             fleet_lists=self.fleet_lists,
+            models=self.models,
         )
         self.runs.recover()
         self._enrolment = self._make_enrolment()

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_server.fleet_lists import FleetLists
+from argosy_server.models.registry import ModelRegistry
 from argosy_server.models.rollouts import Rollouts
 from argosy_server.store import Store
 
@@ -37,6 +38,11 @@ class CoordinatorPort(Protocol):
     @property
     def fleet_lists(self) -> FleetLists:
         """The operator's signed lists of devices."""
+        ...
+
+    @property
+    def models(self) -> ModelRegistry:
+        """All versions of all models."""
         ...
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import httpx
 
+from argosy_common.blobs.store import storage_errors
 from argosy_common.errors import CoordinatorUnreachable, ProgrammingError, error_from_wire
 
 Data = dict[str, Any]
@@ -52,6 +53,26 @@ class AdminClient:
     def put(self, path: str, content: bytes) -> Data:
         """Upload."""
         return self._call(self._http.build_request("PUT", path, content=content))
+
+    def download(self, path: str, target: Path) -> None:
+        """Write what is answered into the file `target`, which is whole or absent afterwards.
+
+        Raises:
+            DiskFull, StorageFailed: it cannot be written.
+        """
+        request = self._http.build_request("GET", path)
+        try:
+            response = self._http.send(request, stream=True)
+            if response.is_error:
+                response.read()
+                raise error_from_wire(response.json())
+            partial = target.with_name(f".{target.name}.partial")
+            with storage_errors(target), partial.open("wb") as stream:
+                for piece in response.iter_bytes():
+                    stream.write(piece)
+                partial.replace(target)
+        except httpx.HTTPError as error:
+            raise CoordinatorUnreachable(socket=self.socket, why=self._why(error)) from None
 
     def _call(self, request: httpx.Request) -> Data:
         try:

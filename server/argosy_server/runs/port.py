@@ -1,7 +1,7 @@
 """The run process's end of the channel to the daemon: what it may ask, and what comes back.
 
-Messages to the daemon: `nodes`, `conditions`, `push`, `give-up`, `release`, `event`, `finished`. From it: `nodes`,
-`conditions`, `answer`, `late`, `stop`.
+Messages to the daemon: `nodes`, `conditions`, `push`, `give-up`, `release`, `event`, `model`, `finished`. From it:
+`nodes`, `conditions`, `answer`, `late`, `stop`.
 """
 
 from __future__ import annotations
@@ -123,6 +123,15 @@ class DaemonPort:
     def update(self, **fields: object) -> None:
         """Set fields of the run's row: `strategy`, `rounds`."""
         self._channel.send({"op": "update", "fields": fields})
+
+    def model(self, name: str, draft: dict[str, Any]) -> None:
+        """Hand over a model that was exported; its blobs are in the store."""
+        self._channel.send({"op": "model", "name": name, "draft": draft})
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the operator, or the daemon's end, stopped the run."""
+        return bool(self._stopped)
 
     def finished(self, error: ArgosyError | None, *, stopped: bool, final_model: bytes | None) -> None:
         """Say how the run ended; the last message of this process."""

@@ -26,7 +26,8 @@ from flwr.serverapp.strategy import Strategy
 
 from argosy_common import bundle, ipc, logs
 from argosy_common.blobs import BlobRef, BlobStore
-from argosy_common.clock import SystemClock
+from argosy_common.bundle import AppManifest
+from argosy_common.clock import Clock, SystemClock
 from argosy_common.errors import AppImportFailed, ArgosyError, ProgrammingError, ServerAppFailed
 from argosy_common.flower import compat
 from argosy_common.flower.arrays import write_arrays
@@ -36,6 +37,8 @@ from argosy_common.flower.selection import SelectionGrid
 from argosy_common.logs import get_logger
 from argosy_common.run_settings import CodecSettings, SecureSettings, StragglerSettings
 from argosy_common.straggler.selectors import get_selector
+from argosy_server.models.exporter import export_model
+from argosy_server.models.settings import ModelSettings
 from argosy_server.runs.grid import EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort, RunStopped
 
@@ -167,10 +170,36 @@ def main() -> None:
         error = ServerAppFailed(run=assignment.run, why=f"{type(caught).__name__}: {caught}")
     final = observer.final_model
     with contextlib.suppress(ConnectionError):  # the daemon is gone; it will call the run interrupted
+        if final is not None and error is None and not stopped:
+            _export(assignment, final, store, port, clock)
         port.finished(error, stopped=stopped, final_model=final.digest if final else None)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if error is None else 1)  # an app may have left threads that would keep the process
+
+
+def _export(assignment: Assignment, final: BlobRef, store: BlobStore, port: DaemonPort, clock: Clock) -> None:
+    """Have the app export its final arrays as a model, if it says how; a failure is told, and is not the run's."""
+    folder = Path(assignment.folder)
+    try:
+        settings = ModelSettings.of_app(AppManifest.read(folder / "app"))
+        if settings is None:
+            return
+        draft = export_model(
+            settings,
+            final,
+            store,
+            app=folder / "app",
+            run_config=assignment.run_config,
+            folder=folder / "export",
+            clock=clock,
+            stopped=lambda: port.stopped,
+        )
+    except ArgosyError as error:
+        traceback.print_exc()
+        port.event("model-not-exported", error=error.to_wire())
+    else:
+        port.model(settings.name, draft.to_wire())
 
 
 def _end_orphan() -> None:

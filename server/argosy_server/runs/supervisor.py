@@ -40,6 +40,9 @@ from argosy_server.dispatcher import Dispatcher
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.group_commit import GroupCommit
 from argosy_server.instruction import Answer, Outgoing, RunApp
+from argosy_server.models.draft import Draft, Origin
+from argosy_server.models.registry import ModelRegistry
+from argosy_server.models.settings import ModelSettings
 from argosy_server.registry import Registry
 from argosy_server.runs.layers import fuse_layers
 from argosy_server.runs.live import LiveRun
@@ -74,9 +77,22 @@ class _Active:
     ended: dict[str, Any] | None = None
     held: set[bytes] = field(default_factory=set)
     """Digests that the run's process may still read."""
+    round: int | None = None
+    """The last one that was measured, and what was measured then."""
+    metrics: dict[str, float] = field(default_factory=dict)
     live: LiveRun = field(default_factory=LiveRun)
     watcher: threading.Thread = field(default_factory=threading.Thread)
     """Serves its channel, and settles the run at the end."""
+
+    def measured(self, name: str, data: Mapping[str, Any]) -> None:
+        """Remember the newest metrics: the server app's own, and those of the devices where it has none."""
+        if name not in ("central", "phase-finished", "async-step", "async-evaluation"):
+            return
+        found = data.get("metrics") or {}
+        numbers = {str(key): float(value) for key, value in found.items() if isinstance(value, int | float)}
+        if data.get("round") != self.round:
+            self.round, self.metrics = data.get("round"), {}
+        self.metrics = {**numbers, **self.metrics} if name == "phase-finished" else {**self.metrics, **numbers}
 
 
 class RunSupervisor:
@@ -94,8 +110,10 @@ class RunSupervisor:
         settings: RunsTable,
         log_level: str,
         fleet_lists: FleetLists,
+        models: ModelRegistry,
     ) -> None:
         self._store = store
+        self._models = models
         self._blobs = blobs
         self._dispatcher = dispatcher
         self._registry = registry
@@ -126,6 +144,7 @@ class RunSupervisor:
             RunConfigInvalid: a key or value that the app or [tool.argosy] does not know.
             SecureUnsuitable, SecureTooFewDevices: it cannot be secure, with these codecs or this fleet.
             AsyncUnsuitable: it cannot be both secure and asynchronous.
+            ModelSettingsInvalid: [tool.argosy.model] has a key or value that is not known.
         """
         if not self._blobs.has(bundle.digest):
             raise BlobUnknown(peer="the coordinator", digest=bundle.hex)
@@ -135,6 +154,7 @@ class RunSupervisor:
         try:
             unpack(self._blobs.checked(bundle.digest), staging)
             manifest = AppManifest.read(staging)
+            ModelSettings.of_app(manifest)
             fused = fuse_config(manifest.config, _with_rounds(manifest.config, rounds, config))
             options = {"rounds": rounds, **fuse_layers(manifest, layers, self._fleet)}
             run = self._store.runs.create(
@@ -369,6 +389,8 @@ class RunSupervisor:
             self._note(active, message["name"], message["data"])
         elif op == "update":
             self._store.runs.update(active.run, **message["fields"])
+        elif op == "model":
+            self._add_model(active, message["name"], message["draft"])
         elif op == "finished":
             active.ended = message
         else:
@@ -438,9 +460,31 @@ class RunSupervisor:
             if digest not in held:
                 self._blobs.delete(digest)
 
+    def _add_model(self, active: _Active, name: str, draft: dict[str, Any]) -> None:
+        """Keep a model that the run's app exported, as the next version of its name."""
+        row = self._store.runs.get(active.run)
+        origin = Origin(
+            run=active.run,
+            round=active.round,
+            metrics=active.metrics,
+            codec=str(row.options.get("codec", {}).get("up", "")),
+            secure=bool(row.options.get("secure", {}).get("enabled", False)),
+        )
+        try:
+            parts = Draft.from_wire(draft)
+            with self._lock:
+                self._kept.update(bytes.fromhex(blob.digest) for blob in (parts.onnx, parts.golden.blob))
+            made = self._models.add(name, parts, origin, actor=f"run:{active.run}")
+        except ArgosyError as error:
+            log.error("run.model_not_added", run=active.run, code=error.code, why=error.message)
+            self._note(active, "model-not-exported", {"error": error.to_wire()})
+        else:
+            self._note(active, "model-exported", {"model": made.reference, "metrics": dict(active.metrics)})
+
     def _note(self, active: _Active, name: str, data: dict[str, Any]) -> None:
         with self._lock:
             active.live.apply(name, data)
+            active.measured(name, data)
         self._record.event(active.run, name, data)
 
     # --- the end of a run

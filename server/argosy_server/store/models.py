@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, update
@@ -91,7 +91,7 @@ class Models:
         with self._database.read() as session:
             return [model.to_row(ModelRow) for model in session.scalars(query)]
 
-    def of_run(self, run: int) -> list[ModelRow]:
+    def of_run(self, run: int) -> Sequence[ModelRow]:
         """Return the versions that a run made."""
         query = select(Model).where(Model.run == run).order_by(Model.name, Model.version)
         with self._database.read() as session:

@@ -18,7 +18,9 @@ from argosy_common.errors import TooFewDevices
 from argosy_common.run_settings import StragglerSettings
 from argosy_common.secure_ledger import Ledger
 from argosy_common.wire.bodies import Body
+from argosy_server.ca import CertificateAuthority
 from argosy_server.fleet_lists import FleetLists
+from argosy_server.models.registry import ModelRegistry
 from argosy_server.models.rollouts import Rollouts
 from argosy_server.store import DeviceRow, DeviceState, RunStatus, Store
 
@@ -41,6 +43,8 @@ class RowsCoordinator:
         self.ledger = Ledger(folder / "runs" / "secure")
         self.fleet_lists = FleetLists(folder / "fleet", self.ledger)
         self.sent: list[tuple[str, Body]] = []
+        authority = CertificateAuthority.open(folder / "ca", SystemClock())
+        self.models = ModelRegistry(self.store, self.blobs, authority, clock=SystemClock())
         self.rollouts = Rollouts(
             self.store,
             clock=SystemClock(),

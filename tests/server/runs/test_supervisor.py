@@ -18,9 +18,11 @@ from argosy_common.errors import ServerAppFailed
 from argosy_common.link import Link, LinkSettings
 from argosy_common.straggler.conditions import UNKNOWN, Condition
 from argosy_common.wire.bodies import Birth, Heartbeat
+from argosy_server.ca import CertificateAuthority
 from argosy_server.dispatcher import Dispatcher
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
+from argosy_server.models.registry import ModelRegistry
 from argosy_server.registry import Registry
 from argosy_server.runs import supervisor as supervisors
 from argosy_server.runs.supervisor import RunSupervisor
@@ -100,6 +102,7 @@ def runs(store: Store, blobs: BlobStore, tmp_path: Path) -> Iterator[RunSupervis
         settings=RunsTable(),
         log_level="INFO",
         fleet_lists=FleetLists(tmp_path / "fleet"),
+        models=ModelRegistry(store, blobs, CertificateAuthority.open(tmp_path / "ca", CLOCK), clock=CLOCK),
     )
     made.recover()
     yield made

@@ -31,7 +31,7 @@ class Artefact:
 
 def artefact(version: int, *, name: str = "har", onnx: bytes | None = None) -> Artefact:
     """Make a version; its model is no more than bytes."""
-    model, golden = onnx or f"model {version}".encode(), f"golden {version}".encode()
+    model, golden = onnx or f"{name} {version}".encode(), f"golden {name} {version}".encode()
     fields = {
         "name": name,
         "version": version,

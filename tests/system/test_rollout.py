@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,13 +28,13 @@ from tests.system.disks import SmallDisk
 pytestmark = pytest.mark.timeout(180)
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("d1", "d2", "d3", "d4")
+NAMES = ("d1", "d2", "d3")
 MB = 1_000_000
 Row = dict[str, Any]
 
 
 class Fleet(LocalFleet):
-    """Four boards with judges."""
+    """Three boards with judges."""
 
     def start_device(self, name: str) -> None:
         """Start a board's daemon with a judge."""
@@ -128,35 +129,24 @@ def why(row: Row) -> dict[str, str]:
 
 
 def test_a_version_goes_ring_by_ring_to_every_board_and_one_that_was_away_gets_it_when_it_comes(fleet: Fleet) -> None:
-    fleet.kill("d4")
-    wait_until(lambda: len([it for it in _online(fleet) if it]) == 3, 30, "d4 to be away")
-    number = fleet.roll_out(fleet.add(artefact(1, name="rings")), 0.25, 1.0, hold_s=2)
-    try:
-        wait_until(lambda: len(fleet.rollout(number)["devices"]) == 1, 20, "the canary to be admitted")
-        (first,) = fleet.rollout(number)["devices"]
-        if first["name"] == "d4":  # the hash chose the one that is away: it is waited for
-            fleet.start_device("d4")
-        wait_until(lambda: any(fleet.in_force("rings")), 20, "the canary to have it")
-        others = [it for it, name in zip(fleet.in_force("rings"), NAMES, strict=True) if name != first["name"]]
-        assert others == [None] * 3 or fleet.rollout(number)["ring"] == 1
-        row = fleet.ends(number)
-        assert row["state"] == "finished"
-    finally:
-        if "d4" not in fleet.processes:
-            fleet.start_device("d4")
-    wait_until(lambda: fleet.in_force("rings") == [1] * 4, 30, "d4 to get it")
-    wait_until(lambda: fleet.rollout(number)["counts"] == {"active": 4}, 30, "d4 to say so")
-
-
-def _online(fleet: Fleet) -> list[bool]:
-    with fleet.client() as api:
-        return [bool(row["presence"]["online"]) for row in api.get("devices")["devices"]]
+    fleet.kill("d3", signal.SIGTERM)
+    number = fleet.roll_out(fleet.add(artefact(1, name="rings")), 0.3, 1.0, hold_s=1)
+    first, *others = fleet.rollout(number)["devices"]
+    assert others == []
+    if first["name"] == "d3":  # the hash chose the one that is away: it is waited for
+        fleet.start_device("d3")
+    assert fleet.ends(number)["state"] == "finished"
+    if "d3" not in fleet.processes:
+        assert fleet.in_force("rings") == [1, 1, None]
+        fleet.start_device("d3")
+    wait_until(lambda: fleet.in_force("rings") == [1] * 3, 30, "d3 to get it")
+    wait_until(lambda: fleet.rollout(number)["counts"] == {"active": 3}, 30, "d3 to say so")
 
 
 def test_a_canary_that_fails_its_threshold_rolls_back_by_itself_and_no_other_board_ever_gets_it(fleet: Fleet) -> None:
     assert fleet.ends(fleet.roll_out(fleet.add(artefact(1, name="canary")), 1.0))["state"] == "finished"
     bad = fleet.add(artefact(2, name="canary", onnx=BAD + b" weights"))
-    done = fleet.argosy("model", "rollout", bad, "--rings", "25%,100%", "--hold", "1s", "--watch")
+    done = fleet.argosy("model", "rollout", bad, "--rings", "30%,100%", "--hold", "1s", "--watch")
     assert done.returncode == 125, done.stderr
     assert "[rollout-rolled-back]" in done.stderr
     assert "1 of 1 devices failed with it, over the limit of 2 %" in done.stderr
@@ -164,7 +154,7 @@ def test_a_canary_that_fails_its_threshold_rolls_back_by_itself_and_no_other_boa
         row = api.get("rollouts/canary")
         audited = [it["action"] for it in api.get("audit")["entries"] if it["subject"] == bad]
     assert (row["state"], len(row["devices"]), set(why(row).values())) == ("rolled-back", 1, {"model-misfit"})
-    assert fleet.in_force("canary") == [1] * 4
+    assert fleet.in_force("canary") == [1] * 3
     assert audited == ["model.add", "model.rollout", "model.fail", "model.rolled-back"]
 
 
@@ -186,23 +176,24 @@ def wrongly_signed(fleet: Fleet, made: Artefact) -> str:
     return fleet.add(made, Authority().sign(made.manifest))
 
 
-@pytest.mark.parametrize(
-    ("attack", "name", "codes"),
-    [
-        (tampered, "tampered", {"blob-corrupt"}),
-        (truncated, "truncated", {"transfer-refused", "blob-corrupt", "blob-unknown"}),
-        (wrongly_signed, "unsigned", {"signature-invalid"}),
-    ],
-)
-def test_what_is_not_what_was_signed_is_refused_by_name_and_changes_nothing(
-    fleet: Fleet, attack: Callable[[Fleet, Artefact], str], name: str, codes: set[str]
-) -> None:
-    fleet.ends(fleet.roll_out(fleet.add(artefact(1, name=name)), 1.0))
-    row = fleet.ends(fleet.roll_out(attack(fleet, artefact(2, name=name)), 0.25, 1.0))
-    assert row["state"] == "rolled-back"
-    assert len(why(row)) == 1
-    assert set(why(row).values()) <= codes
-    assert fleet.in_force(name) == [1] * 4
+ATTACKS: dict[str, tuple[Callable[[Fleet, Artefact], str], set[str]]] = {
+    "tampered": (tampered, {"blob-corrupt"}),
+    "truncated": (truncated, {"blob-corrupt"}),
+    "unsigned": (wrongly_signed, {"signature-invalid"}),
+}
+
+
+def test_what_is_not_what_was_signed_is_refused_by_name_and_changes_nothing(fleet: Fleet) -> None:
+    for number in [fleet.roll_out(fleet.add(artefact(1, name=name)), 1.0) for name in ATTACKS]:
+        assert fleet.ends(number)["state"] == "finished"
+    begun = {
+        name: fleet.roll_out(attack(fleet, artefact(2, name=name)), 0.3, 1.0) for name, (attack, _) in ATTACKS.items()
+    }
+    for name, number in begun.items():
+        row = fleet.ends(number)
+        assert (row["state"], len(row["devices"])) == ("rolled-back", 1), name
+        assert set(why(row).values()) == ATTACKS[name][1]
+        assert fleet.in_force(name) == [1] * 3
 
 
 def test_an_operator_stops_a_rollout_and_every_board_goes_back_also_over_a_kill_of_the_coordinator(
@@ -210,9 +201,9 @@ def test_an_operator_stops_a_rollout_and_every_board_goes_back_also_over_a_kill_
 ) -> None:
     first, second = fleet.add(artefact(1, name="stopped")), fleet.add(artefact(2, name="stopped"))
     fleet.ends(fleet.roll_out(first, 1.0))
-    number = fleet.roll_out(second, 0.5, 1.0, hold_s=3600)
-    wait_until(lambda: fleet.rollout(number)["counts"] == {"active": 2}, 30, "half of the boards to have it")
-    assert sorted(it or 0 for it in fleet.in_force("stopped")) == [1, 1, 2, 2]
+    number = fleet.roll_out(second, 0.6, 1.0, hold_s=3600)
+    wait_until(lambda: fleet.rollout(number)["counts"] == {"active": 2}, 30, "two boards to have it")
+    assert sorted(it or 0 for it in fleet.in_force("stopped")) == [1, 2, 2]
     with fleet.client() as api:
         assert api.post(f"rollouts/{number}/pause")["state"] == "paused"
         with pytest.raises(RolloutStateForbids):
@@ -221,11 +212,12 @@ def test_an_operator_stops_a_rollout_and_every_board_goes_back_also_over_a_kill_
     fleet.kill("coordinator")
     fleet.start_coordinator()
     assert fleet.ends(number)["state"] == "rolled-back"
-    assert fleet.in_force("stopped") == [1] * 4
+    assert fleet.in_force("stopped") == [1] * 3
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_killed_in_the_middle_goes_on_where_it_was(fleet: Fleet) -> None:
-    number = fleet.roll_out(fleet.add(artefact(1, name="killed")), 0.25, 0.5, 1.0, hold_s=1)
+    number = fleet.roll_out(fleet.add(artefact(1, name="killed")), 0.3, 0.6, 1.0, hold_s=1)
     wait_until(lambda: bool(fleet.rollout(number)["devices"]), 20, "the first board to be admitted")
     admitted = {each["device"] for each in fleet.rollout(number)["devices"]}
     fleet.kill("coordinator")
@@ -233,20 +225,19 @@ def test_a_coordinator_that_is_killed_in_the_middle_goes_on_where_it_was(fleet: 
     row = fleet.ends(number)
     assert row["state"] == "finished"
     assert admitted < {each["device"] for each in row["devices"]}
-    assert fleet.in_force("killed") == [1] * 4
+    assert fleet.in_force("killed") == [1] * 3
 
 
 def test_a_rollback_is_signed_and_an_older_version_without_it_is_refused(fleet: Fleet) -> None:
-    models = [fleet.add(artefact(version, name="older")) for version in (1, 2, 3)]
+    models = [fleet.add(artefact(version, name="older")) for version in (1, 2)]
     for model in models:
         assert fleet.ends(fleet.roll_out(model, 1.0))["state"] == "finished"
     with pytest.raises(RolloutUnsuitable, match="rollback"):
         fleet.roll_out(models[0], 1.0)
-    done = fleet.argosy("model", "rollback", "older:1", "--yes", "--watch")
-    assert done.returncode == 0, done.stderr
-    assert fleet.in_force("older") == [1] * 4
-    done = fleet.argosy("model", "rollback", "older", "--yes", "--json")
-    assert done.returncode == 125, "to go up again is no rollback"
+    with fleet.client() as api:
+        number = api.post("rollouts/rollback", {"model": "older"})["rollout"]
+    assert fleet.ends(number)["state"] == "rolled-back"
+    assert fleet.in_force("older") == [1] * 3
     # a coordinator that lost its memory of what is out: the boards have not
     fleet.ends(fleet.roll_out(models[1], 1.0))
     fleet.kill("coordinator")
@@ -257,9 +248,9 @@ def test_a_rollback_is_signed_and_an_older_version_without_it_is_refused(fleet: 
         connection.execute(text("DELETE FROM rollouts WHERE name = 'older'"))
     engine.dispose()
     fleet.start_coordinator()
-    row = fleet.ends(fleet.roll_out(models[0], 0.25, 1.0))
+    row = fleet.ends(fleet.roll_out(models[0], 0.3, 1.0))
     assert (row["state"], set(why(row).values())) == ("rolled-back", {"model-outdated"})
-    assert fleet.in_force("older") == [2] * 4
+    assert fleet.in_force("older") == [2] * 3
 
 
 def test_a_board_with_a_full_disk_refuses_by_name_and_takes_the_version_once_there_is_room(
@@ -273,6 +264,6 @@ def test_a_board_with_a_full_disk_refuses_by_name_and_takes_the_version_once_the
         with disk[0].room(left):
             row = fleet.ends(fleet.roll_out(model, tag="canary"))
         assert (row["state"], why(row)) == ("rolled-back", {"d1": "disk-full"}), left
-        assert fleet.in_force("large") == [None] * 4
+        assert fleet.in_force("large") == [None] * 3
     assert fleet.ends(fleet.roll_out(model, tag="canary"))["state"] == "finished"
-    assert fleet.in_force("large") == [1, None, None, None]
+    assert fleet.in_force("large") == [1, None, None]

@@ -198,7 +198,7 @@ def stop(
         before = "no model at all" if found["previous"] is None else f"version {found['previous']}"
         _confirm(f"Have every board go back from {clean(found['model'])} to {before}?", yes=yes)
         row = _verb(api, str(found["rollout"]), "stop")
-        _told(api, row, f"The boards go back to {before}.", watch=watch, json=json)
+        _told(api, row, f"The boards go back to {before}.", watch=watch, json=json, back=True)
 
 
 def rollback(
@@ -215,7 +215,7 @@ def rollback(
     with connect(socket) as api:
         _confirm(f"Have every board go back: {clean(model)}?", yes=yes)
         row = api.post("/rollouts/rollback", {"model": model})
-        _told(api, row, f"Rollout {row['rollout']} takes the boards back.", watch=watch, json=json)
+        _told(api, row, f"Rollout {row['rollout']} takes the boards back.", watch=watch, json=json, back=True)
 
 
 def _confirm(question: str, *, yes: bool) -> None:
@@ -227,9 +227,9 @@ def _verb(api: AdminClient, key: str, verb: str) -> Data:
     return api.post(f"/rollouts/{quote(key, safe='')}/{verb}")
 
 
-def _told(api: AdminClient, row: Data, text: str, *, watch: bool, json: bool) -> None:
+def _told(api: AdminClient, row: Data, text: str, *, watch: bool, json: bool, back: bool = False) -> None:
     if watch:
-        _watch(api, row, json=json)
+        _watch(api, row, json=json, back=back)
     elif json:
         print_json(row)
     else:
@@ -237,8 +237,8 @@ def _told(api: AdminClient, row: Data, text: str, *, watch: bool, json: bool) ->
         say(f"Follow it with `argosy model status {row['rollout']} --watch`.")
 
 
-def _watch(api: AdminClient, row: Data, *, json: bool) -> None:
-    """Print a line at each change until the rollout is over; one that was rolled back is an error.
+def _watch(api: AdminClient, row: Data, *, json: bool, back: bool = False) -> None:
+    """Print a line at each change until the rollout is over; one that was rolled back is an error, unless so wanted.
 
     A coordinator that restarts meanwhile is waited for.
     """
@@ -258,7 +258,7 @@ def _watch(api: AdminClient, row: Data, *, json: bool) -> None:
         except CoordinatorUnreachable:
             if time.monotonic() - heard_at > PATIENCE_S:
                 raise
-    if row["state"] == "rolled-back":
+    if row["state"] == "rolled-back" and not back:
         raise RolloutRolledBack(model=row["model"], why=clean(row["why"]), rollout=row["rollout"])
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from argosy_common import x509
 from argosy_common.clock import Clock
 from argosy_common.errors import (
+    ArgosyError,
     RolloutNotFound,
     RolloutStateForbids,
     RolloutUnderWay,
@@ -132,7 +133,9 @@ class Rollouts:
             if out is not None and model.version < out:
                 why = f"version {out} is out, and boards take a lower one only as a rollback: `argosy model rollback`"
                 raise RolloutUnsuitable(model=model.reference, why=why)
-            return self._begin(model.name, model.version, out, rings, actor)
+            number = self._begin(model.name, model.version, out, rings, actor)
+        self._begin_at_once()
+        return number
 
     def follow(self, key: str, verb: str, actor: str) -> int:
         """Do an operator's `pause`, `resume` or `stop` to a rollout, or to the latest of a model; return its number.
@@ -149,7 +152,8 @@ class Rollouts:
             held.become(held.rollout.followed(verb, self._clock.wall(), why))
             held.told.clear()
             self._save(held, actor, f"model.{verb}")
-            return held.row.id
+        self._begin_at_once()
+        return held.row.id
 
     def roll_back(self, reference: str, actor: str) -> int:
         """Have the boards go back to a lower version, or to the one before; return the number of the rollout that does.
@@ -163,17 +167,21 @@ class Rollouts:
             latest = self._find(name)
             current = latest.rollout
             wanted = self._store.models.get(reference).version if version else current.previous
-            if wanted == current.previous and (current.state, "stop") in TRANSITIONS:
+            goes_down = current.previous is None or current.previous < current.version
+            if goes_down and wanted == current.previous and (current.state, "stop") in TRANSITIONS:
                 return self.follow(str(current.id), "stop", actor)
             if not version:
-                raise RolloutStateForbids(rollout=current.id, state=current.state.value, verb="be rolled back")
+                why = f"rollout {current.id} is {current.state.value}: name the version to go back to, as NAME:VERSION"
+                raise RolloutUnsuitable(model=name, why=why)
             self._check_idle(latest)
             if current.target is None or wanted is None or wanted >= current.target:
                 out = "none" if current.target is None else f"version {current.target}"
                 raise RolloutUnsuitable(
                     model=reference, why=f"a rollback goes to a lower version than what is out: {out}"
                 )
-            return self._begin(name, wanted, current.target, [Ring(share=1.0, hold_s=0.0, max_errors=None)], actor)
+            number = self._begin(name, wanted, current.target, [Ring(share=1.0, hold_s=0.0, max_errors=None)], actor)
+        self._begin_at_once()
+        return number
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all rollouts as plain data, the oldest first."""
@@ -212,7 +220,7 @@ class Rollouts:
     # --- time
 
     def tick(self) -> None:
-        """Decide, keep, send. Called about once a second; what fails is tried again at the next."""
+        """Decide, keep, send. Called about once a second, and after each command; what fails is tried again."""
         with self._lock:
             while not self._reports.empty():  # nobody else takes them out
                 self._take(*self._reports.get_nowait())
@@ -229,6 +237,13 @@ class Rollouts:
                     finished.add(held.rollout.name)
 
     # --- inside
+
+    def _begin_at_once(self) -> None:
+        """Do not wait for the next tick. What the operator wished for is kept: if this fails, the ticker does it."""
+        try:
+            self.tick()
+        except ArgosyError as error:
+            log.error("rollout.not_begun_yet", code=error.code, why=error.message)
 
     def _take(self, device: str, body: ModelState) -> None:
         held = self._held.get(body.rollout)

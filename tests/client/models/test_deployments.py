@@ -198,7 +198,7 @@ def test_after_a_restart_what_was_in_force_is_with_nobody_to_ask(board: Board) -
 def test_a_version_that_the_card_damaged_gives_way_at_the_next_start(board: Board) -> None:
     board.deploy(artefact(1))
     board.deploy(artefact(2), rollout=2)
-    (board.store.version_folder("har", 2) / MODEL).write_bytes(b"model 3")
+    (board.store.version_folder("har", 2) / MODEL).write_bytes(b"har 3")
     board.boot()
     assert board.judge.runs == {"har": 1}
     assert (board.said[-1].state, code(board.said[-1])) == ("rolled-back", "artefact-invalid")

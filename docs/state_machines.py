@@ -12,10 +12,12 @@ from enum import Enum
 from typing import TypeVar
 
 from argosy_client import instruction, renewal
+from argosy_client.models import deployment
 from argosy_common.blobs import receiver, sender
 from argosy_common.link import connection
 from argosy_common.secagg import round as secure_round
 from argosy_server import registry
+from argosy_server.models import rollout
 from argosy_server.store import rows
 
 HEAD = """# State machines
@@ -85,7 +87,24 @@ def machines() -> list[Machine]:
             "client/argosy_client/instruction.py",
             instruction.State.RECEIVED.value,
             _moved(instruction.TRANSITIONS),
-            after=_resumes(),
+            after=_resumes(instruction.RESUME),
+        ),
+        Machine(
+            "A rollout of a model",
+            "In the coordinator's database. `advance`: the next ring opens; `pause`, `resume` and `stop` are an "
+            "operator's; the others follow from what devices report, and from time.",
+            "server/argosy_server/models/rollout.py",
+            rollout.RolloutState.RUNNING.value,
+            _moved(rollout.TRANSITIONS),
+        ),
+        Machine(
+            "A deployment of a model's version, at the device",
+            "In `deployment.json` of the model's folder. A new deploy begins at `fetching`, whatever became of the one "
+            "before.",
+            "client/argosy_client/models/deployment.py",
+            deployment.State.FETCHING.value,
+            _moved(deployment.TRANSITIONS),
+            after=_resumes(deployment.RESUME),
         ),
         Machine(
             "The presence of a device",
@@ -154,8 +173,8 @@ def _table(steps: Iterable[Step]) -> str:
     return head + "".join(f"| {before} | {f'{event} | ' if named else ''}{to} |\n" for before, event, to in steps)
 
 
-def _resumes() -> str:
-    lines = "".join(f"| {state} | {resume} |\n" for state, resume in instruction.RESUME.items())
+def _resumes(table: Mapping[S, E]) -> str:
+    lines = "".join(f"| {state} | {resume} |\n" for state, resume in table.items())
     return f"\nWhat the daemon's next start does with it:\n\n| found in | does |\n|---|---|\n{lines}"
 
 

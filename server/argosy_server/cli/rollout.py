@@ -317,4 +317,6 @@ def _ring_text(row: Data) -> str:
 
 
 def _counts(row: Data) -> str:
-    return ", ".join(f"{count} {state}" for state, count in row["counts"].items())
+    """Return what became of how many devices, of those that the rings so far allow: `2 active, 1 refused of 4`."""
+    told = ", ".join(f"{count} {state}" for state, count in row["counts"].items())
+    return f"{told or 'none yet'} of {row['allowed']}"

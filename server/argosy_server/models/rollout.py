@@ -3,11 +3,12 @@
 Pure: rollout, fleet and time in, rollout out. `rollouts.py` keeps it in the database and talks to the devices.
 
 Rules:
-1. A ring is a share of the fleet or the devices with a tag; rings add up. Which devices come first in a share is fixed
-   by a hash of the rollout's number and the device's id. Who was admitted stays admitted, whatever the fleet becomes.
+1. A ring is a share of the fleet or the devices with a tag; rings add up. The order in which a share admits is fixed by
+   a hash of the rollout's number and the device's id; a device that cannot be reached is passed over until it can be,
+   so that no rollout hangs on a canary that is switched off. Who was admitted stays so, whatever the fleet becomes.
 2. Only an admitted device is sent the version, and only the rings up to the present one admit.
 3. The next ring opens when the present one has lasted its time and enough of its reachable devices report the version
-   active. A ring of which nobody is reachable waits.
+   active. A ring of which nobody can be reached waits.
 4. Failures over a ring's limit end the rollout: every device that was sent the version is told to go back. So does an
    operator's stop. A pause admits and sends nothing, and still lets failures end the rollout.
 5. Nothing is decided but by what devices reported and what an operator said. Every decision can be made again after a
@@ -247,7 +248,7 @@ class Rollout:
         if self.state is not RolloutState.RUNNING:
             return ""
         if not self.members:
-            return f"no device is in ring {ring.text}"
+            return f"no device of ring {ring.text} can be reached"
         if not reachable:
             return f"none of the {len(self.members)} devices up to ring {ring.text} can be reached"
         if active < ring.least_active * reachable:
@@ -271,8 +272,8 @@ class Rollout:
                 new = [each for each in sorted(fleet.tags) if each not in chosen and _tagged(ring, fleet, each)]
             else:
                 room = _portion(ring.share or 0, len(fleet.tags)) - len(chosen & set(fleet.tags))
-                others = sorted((each for each in fleet.tags if each not in chosen), key=lambda it: place(self.id, it))
-                new = others[: max(0, room)]
+                others = [each for each in fleet.tags if each not in chosen and each in fleet.reachable]
+                new = sorted(others, key=lambda it: place(self.id, it))[: max(0, room)]
             chosen.update(new)
             yield from new
 

@@ -397,6 +397,7 @@ class Rollouts:
             "why": rollout.why,
             "waits_for": rollout.waits_for(fleet, self._clock.wall()),
             "counts": {state.value: counts[state.value] for state in MemberState if counts[state.value]},
+            "allowed": min(rollout.allowed(fleet), len(fleet.tags)),
             "to_go": len([each for each in rollout.members if not rollout.settled(each)]),
         }
 

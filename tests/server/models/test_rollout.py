@@ -91,11 +91,22 @@ def test_a_ring_waits_for_enough_of_its_reachable_devices_whatever_the_time() ->
     assert it.stepped(boards, later(10_001)).state is RolloutState.FINISHED
 
 
+def test_a_device_that_is_away_is_passed_over_until_it_comes_and_takes_nobodys_place() -> None:
+    first = next(iter(rollout().stepped(fleet(10), NOW).members))
+    without = Fleet(fleet(10).tags, [each for each in devices(10) if each != first])
+    it = rollout().stepped(without, NOW)
+    assert len(it.members) == 1
+    assert first not in it.members
+    assert it.stepped(fleet(10), NOW) == it, "the ring is full"
+
+
 def test_a_ring_of_which_nobody_can_be_reached_waits_and_says_so() -> None:
-    it, boards = rollout(), fleet(40, away=40)
-    it = it.stepped(boards, NOW).stepped(boards, later(10_000))
-    assert it.ring == 0
-    assert it.waits_for(boards, later(10_000)) == "none of the 2 devices up to ring 5% can be reached"
+    nobody = fleet(40, away=40)
+    it = rollout().stepped(nobody, NOW)
+    assert it.waits_for(nobody, NOW) == "no device of ring 5% can be reached"
+    it = it.stepped(fleet(40), NOW).stepped(nobody, later(10_000))
+    assert (it.ring, len(it.members)) == (0, 2)
+    assert it.waits_for(nobody, later(10_000)) == "none of the 2 devices up to ring 5% can be reached"
 
 
 def test_devices_that_are_away_are_not_waited_for() -> None:

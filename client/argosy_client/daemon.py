@@ -15,18 +15,21 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from argosy_client.downloads import HttpsWay
 from argosy_client.gateway import COORDINATOR, Gateway
 from argosy_client.identity import Enrolment
+from argosy_client.inference.host import InferenceHost, Served
 from argosy_client.instance import InstanceLock
 from argosy_client.inventory import take_inventory
 from argosy_client.jobs import Jobs
 from argosy_client.journal import Journal
 from argosy_client.models.arrival import Arrival
 from argosy_client.models.deployments import Deployments
+from argosy_client.models.hosted import HostedInference
 from argosy_client.models.inference import Inference, NoInference
 from argosy_client.models.store import ModelStore
 from argosy_client.outbox import Outbox
@@ -59,6 +62,7 @@ JOURNAL = "journal.db"
 STATUS = "status.json"
 CONNECTING = "connecting"
 MODELS = "models"
+INFERENCE_SOCKET = "inference.sock"
 MEGABYTE = 1_000_000
 JOB_STOP_S = 10.0
 LINK_STOP_S = 5.0
@@ -151,12 +155,13 @@ class Device:
             node_config=settings.app_config,
         )
         models = ModelStore(state_dir / MODELS)
+        self._hosted = _hosted(settings, rng)
         self._models = Deployments(
             store=models,
             arrival=Arrival(store=models, blobs=store, exchange=self._exchange, root=enrolment.ca_path),
             tell=self._gateway.post,
             clock=clock,
-            inference=inference or NoInference(),
+            inference=inference or self._hosted or NoInference(),
         )
         self._noted_why = ""
         self._noted_at = clock.monotonic()
@@ -179,6 +184,8 @@ class Device:
         self._stopping.set()
         self._jobs.stop(JOB_STOP_S)
         self._models.stop(JOB_STOP_S)
+        if self._hosted is not None:
+            self._hosted.stop()
         self._presence.gone(self._link)
         self._renewal.stop(RENEWAL_STOP_S)
         self._link.stop(LINK_STOP_S)
@@ -328,6 +335,23 @@ def _joined_at(enrolment: Enrolment) -> tuple[str, int] | None:
     """Return where this device joined: the coordinator's own port, which it evidently reaches."""
     parts = urlsplit(enrolment.url)
     return (parts.hostname, parts.port or DEFAULT_PORT) if parts.hostname else None
+
+
+def _hosted(settings: DeviceSettings, rng: random.Random) -> HostedInference | None:
+    """Return what serves models on this board; None where nothing is installed for that, or it is not wanted."""
+    wanted = settings.inference
+    if not wanted.enabled or find_spec("onnxruntime") is None:
+        return None
+    served = Served(
+        models=settings.state_dir / MODELS,
+        socket=wanted.socket or settings.state_dir / INFERENCE_SOCKET,
+        http=wanted.http,
+        threads=wanted.threads,
+        queue=wanted.queue,
+        budget_mb=wanted.budget_mb,
+        log_level=settings.log_level,
+    )
+    return HostedInference(InferenceHost(served, rng=rng))
 
 
 def run(settings: DeviceSettings, inference: Inference | None = None) -> None:

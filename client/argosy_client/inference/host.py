@@ -26,6 +26,8 @@ log = get_logger(__name__)
 LOAD_S = 600.0
 """Trying all backends on a large model takes a slow board minutes."""
 STATS_S = 10.0
+START_S = 120.0
+"""A process is ready once it serves what is in force, or has found out that it cannot."""
 STOP_S = 5.0
 _STEADY_S = 60.0
 """A process that lived so long was a good one: the next one is started at once."""
@@ -107,9 +109,9 @@ class InferenceHost:
 
     def _ask(self, word: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         with self._asking:
+            running = self._keeper.is_alive() and not self._stopping.is_set() and self._up.wait(min(timeout_s, START_S))
             process = self._process
-            starting = process is not None and process.poll() is None and not self._stopping.is_set()
-            if process is None or process.stdin is None or not starting or not self._up.wait(STATS_S):
+            if not running or process is None or process.stdin is None:
                 raise self._unreachable("no process runs")
             try:
                 process.stdin.write(json.dumps(word) + "\n")

@@ -73,6 +73,9 @@ class Process:
 
     def _load(self, name: str) -> dict[str, Any]:
         version = in_force(self._models, name)
+        there = self._serving.get(name)
+        if there is not None and there.manifest == version.manifest:
+            return there.stats()
         loaded = opened(version, threads=self._threads, budget_mb=self._budget_mb, queue=self._serving.queue)
         self._serving.put(loaded)
         return loaded.stats()

@@ -51,7 +51,8 @@ def list_models(socket: SocketOption = None, json: JsonOption = False) -> None:
     if not found["models"]:
         say("There is no model yet. An app that says how in [tool.argosy.model] exports one at the end of a run.")
         return
-    shown = table("model", "run", "round", "metrics", "size", "secure", "made", "", right=("run", "round", "size"))
+    columns = ("model", "run", "round", "metrics", "size", "secure", "made", "")
+    shown = table(*columns, right=("run", "round", "size"), give="metrics")
     for row in found["models"]:
         promoted = Text("promoted", style="green") if row["promoted_at"] else Text("")
         shown.add_row(*_cells(row), promoted)
@@ -172,7 +173,7 @@ def _cells(row: Data) -> list[str]:
 
 
 def _metrics(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:4]) or "–"
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:3]) or "–"
 
 
 def _tensor(tensor: Data) -> str:

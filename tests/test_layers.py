@@ -59,6 +59,15 @@ NOT_FOR_SERIAL = {
     **dict.fromkeys(("time", "secrets"), "time and randomness are handed in, so that tests need not wait"),
 }
 
+ROLLOUT = [ROOT / "server/argosy_server/models/rollout.py"]
+NOT_FOR_ROLLOUTS = {
+    "sqlalchemy": "the driver keeps what the engine decides",
+    "argosy_common": "reports come in the engine's own terms",
+    "threading": "one decision at a time, on the caller's thread",
+    **dict.fromkeys(("os", "io", "pathlib", "socket"), "it decides, and does nothing"),
+    **dict.fromkeys(("time", "random", "secrets"), "time is handed in, so that a restart can decide the same again"),
+}
+
 
 def sources() -> Iterator[Path]:
     """Yield every module of the four packages."""
@@ -102,8 +111,8 @@ def test_the_daemons_stay_light(module: str) -> None:
 
 @pytest.mark.parametrize(
     ("modules", "bans"),
-    [(CODECS, NOT_FOR_CODECS), (SECAGG, NOT_FOR_SECAGG), (SERIAL, NOT_FOR_SERIAL)],
-    ids=["codec", "secagg", "serial"],
+    [(CODECS, NOT_FOR_CODECS), (SECAGG, NOT_FOR_SECAGG), (SERIAL, NOT_FOR_SERIAL), (ROLLOUT, NOT_FOR_ROLLOUTS)],
+    ids=["codec", "secagg", "serial", "rollout"],
 )
 def test_the_cores_are_pure(modules: list[Path], bans: dict[str, str]) -> None:
     """Values and randomness in, bytes out: they are read, tested, timed and fuzzed as functions."""

@@ -112,7 +112,7 @@ class Deployments:
         self._thread.join(timeout_s)
 
     def deploy(self, _envelope: Envelope, body: Deploy) -> None:
-        """Take an order. The same one while it is under way is answered with how far it is."""
+        """Take an order. The same one while it is under way is passed over: its end will be told."""
         self._order(body)
 
     def withdraw(self, _envelope: Envelope, body: Withdraw) -> None:
@@ -138,7 +138,6 @@ class Deployments:
         with self._lock:
             before = self._tasks.get(order.name)
             if before is not None and _same(before.order, order):
-                self._work.put(partial(self._report, order.name))
                 return
             self._tasks[order.name] = task
         if before is not None:
@@ -264,7 +263,8 @@ class Deployments:
     def _go_back(self, name: str, failed: Deployment) -> None:
         """Finish a way back; `failed` is written down first, so that a power cut in between changes nothing."""
         now = self._store.current(name)
-        if now is not None and now.version == failed.version and now.previous is None:
+        alone = now is not None and (now.previous is None or not self._store.has(name, now.previous))
+        if now is not None and now.version == failed.version and alone:
             failed = failed.model_copy(update={"floor": max(failed.floor, failed.version)})
         self._remember_if_possible(name, failed)  # a full disk must not keep a bad version in force
         self._store.go_back(name, failed.version)

@@ -218,6 +218,10 @@ class Rollout:
             return not member.was_sent or (member.answered is not None and self._is_back(member))
         return member.state in ANSWERED and member.answered == self.version
 
+    def took(self, device: str) -> bool:
+        """Tell whether a member has the version active."""
+        return self.members[device].state is MemberState.ACTIVE
+
     def due(self, reachable: Collection[str]) -> list[str]:
         """Return the members among `reachable` that are to be sent the target, sorted."""
         if self.state is RolloutState.PAUSED:

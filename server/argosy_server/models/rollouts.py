@@ -128,8 +128,8 @@ class Rollouts:
             latest = self._latest(model.name)
             self._check_idle(latest)
             out = latest.rollout.target if latest else None
-            if out is not None and model.version == out:
-                raise RolloutUnsuitable(model=model.reference, why="it is the version that is out already")
+            if latest is not None and model.version == out:
+                out = self._before_again(latest, model.reference)
             if out is not None and model.version < out:
                 why = f"version {out} is out, and boards take a lower one only as a rollback: `argosy model rollback`"
                 raise RolloutUnsuitable(model=model.reference, why=why)
@@ -310,6 +310,13 @@ class Rollouts:
         )
         self._held[row.id] = self._load(row)
         return row.id
+
+    def _before_again(self, latest: Held, reference: str) -> int | None:
+        """Return what was before a version that is out, and is rolled out again for the boards that refused it."""
+        rollout = latest.rollout
+        if rollout.state is not RolloutState.FINISHED or all(map(rollout.took, rollout.members)):
+            raise RolloutUnsuitable(model=reference, why="it is the version that is out already")
+        return rollout.previous if rollout.previous is not None and rollout.previous < rollout.version else None
 
     def _check_idle(self, latest: Held | None) -> None:
         if latest is not None and latest.rollout.state in UNDER_WAY:

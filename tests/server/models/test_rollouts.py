@@ -388,3 +388,17 @@ def test_what_an_operator_may_not_do_is_said_by_name(bench: Bench) -> None:
     assert bench.state(number) == "finished"
     with pytest.raises(RolloutUnsuitable, match="out already"):
         bench.rollouts.start("har:1", ALL, "op")
+
+
+def test_a_version_that_is_out_is_rolled_out_again_for_the_boards_that_refused_it(bench: Bench) -> None:
+    bench.add(1, 2)
+    bench.finish()
+    number = bench.rollouts.start("har:2", (Ring(share=1.0, hold_s=0.0, max_errors=0.5),), "op")
+    sent, bench.sent = bench.sent, []
+    for place, (device, body) in enumerate(sent):
+        bench.say(device, body, "active") if place else bench.say(device, body, "refused", in_force=1)
+    bench.tick()
+    assert bench.state(number) == "finished"
+    again = bench.rollouts.start("har:2", ALL, "op")
+    assert bench.rollouts.show(str(again))["previous"] == 1
+    assert len(bench.sent) == 10

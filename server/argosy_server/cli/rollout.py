@@ -164,7 +164,7 @@ def status(key: KeyArgument, watch: WatchOption = False, socket: SocketOption = 
     with connect(socket) as api:
         row = api.get(f"/rollouts/{quote(key, safe='')}")
         if watch:
-            _watch(api, row, json=json)
+            _watched(api, row, json=json)
         elif json:
             print_json(row)
         else:
@@ -229,12 +229,20 @@ def _verb(api: AdminClient, key: str, verb: str) -> Data:
 
 def _told(api: AdminClient, row: Data, text: str, *, watch: bool, json: bool, back: bool = False) -> None:
     if watch:
-        _watch(api, row, json=json, back=back)
+        _watched(api, row, json=json, back=back)
     elif json:
         print_json(row)
     else:
         stdout().print(Text(text))
         say(f"Follow it with `argosy model status {row['rollout']} --watch`.")
+
+
+def _watched(api: AdminClient, row: Data, *, json: bool, back: bool = False) -> None:
+    """Watch it; Ctrl-C ends the watching, and not the rollout."""
+    try:
+        _watch(api, row, json=json, back=back)
+    except KeyboardInterrupt:
+        say(f"Rollout {row['rollout']} goes on. Watch it with `argosy model status {row['rollout']} --watch`.")
 
 
 def _watch(api: AdminClient, row: Data, *, json: bool, back: bool = False) -> None:

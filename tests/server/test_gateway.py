@@ -23,6 +23,7 @@ from argosy_common.wire.bodies import (
     Fetch,
     Heartbeat,
     Inventory,
+    ModelState,
     Offer,
     Progress,
     Received,
@@ -63,7 +64,13 @@ BIRTH = Birth(boot=BOOT, session=1, name="pi", version="1", python="3", machine=
 SAID: dict[str, list[Body]] = {
     "s": [BIRTH, Death(boot=BOOT)],
     "hb": [Heartbeat()],
-    "evt": [Inventory(facts={}), Accepted(), Progress(doing="x"), Reply()],
+    "evt": [
+        Inventory(facts={}),
+        Accepted(),
+        Progress(doing="x"),
+        Reply(),
+        ModelState(rollout=1, name="har", version=1, state="active"),
+    ],
     "rpc": [
         Fetch(digest=DIGEST),
         Offer(digest=DIGEST, size=1, chunk=1024, chunks_digest=DIGEST),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(240)
 LINEAR = Path(__file__).parent / "apps" / "linear"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
     """Two boards with the real inference process."""
     folder = tmp_path_factory.mktemp("m")
@@ -71,7 +71,16 @@ def socket(fleet: LocalFleet, name: str) -> Path:
     return fleet.folder.parent / f"{name}.sock"
 
 
-def test_what_boards_have_trained_is_served_on_them(fleet: LocalFleet, tmp_path: Path) -> None:
+def test_what_boards_have_trained_is_served_on_them_version_by_version_and_without_anybody(
+    fleet: LocalFleet, tmp_path: Path
+) -> None:
+    _first_version(fleet, tmp_path)
+    _second_version(fleet)
+    _after_kills(fleet)
+    _what_a_person_sees(fleet)
+
+
+def _first_version(fleet: LocalFleet, tmp_path: Path) -> None:
     run = trained(fleet, **{"num-server-rounds": "2"})
     (exported,) = data_of(fleet, run, "model-exported")
     assert exported["model"] == "linear:1"
@@ -99,7 +108,7 @@ def test_what_boards_have_trained_is_served_on_them(fleet: LocalFleet, tmp_path:
             assert (served["version"], served["ran_on"][:3]) == (1, "CPU")
 
 
-def test_the_next_version_takes_its_place_and_is_compared_with_it(fleet: LocalFleet) -> None:
+def _second_version(fleet: LocalFleet) -> None:
     trained(fleet, **{"num-server-rounds": "3"})
     rolled_out(fleet, "linear:2")
     with Client(socket(fleet, "d1")) as client:
@@ -113,9 +122,8 @@ def test_the_next_version_takes_its_place_and_is_compared_with_it(fleet: LocalFl
     assert told(argosy(fleet, "model", "show", "linear:2", "--json"))["promoted_at"]
 
 
-def test_a_board_serves_after_a_kill_without_its_coordinator_and_the_coordinator_knows_all_after_one(
-    fleet: LocalFleet,
-) -> None:
+def _after_kills(fleet: LocalFleet) -> None:
+    """A board serves after a kill without its coordinator, and that knows all after one."""
     before = told(argosy(fleet, "model", "list", "--json"))
     fleet.kill("coordinator")
     fleet.kill("d1")
@@ -134,25 +142,23 @@ def test_a_board_serves_after_a_kill_without_its_coordinator_and_the_coordinator
     assert told(argosy(fleet, "model", "list", "--json")) == before
 
 
-@pytest.mark.parametrize(
-    ("fault", "code", "why"),
-    [
-        ("raise", "model-export-failed", "no idea how"),
-        ("crash", "model-export-failed", "SIGABRT"),
-        ("pickle", "onnx-refused", "pickle"),
-    ],
-)
-def test_an_export_that_fails_is_told_by_name_and_is_not_the_runs(
-    fleet: LocalFleet, fault: str, code: str, why: str
-) -> None:
-    run = trained(fleet, fault=fault)
-    (failed,) = data_of(fleet, run, "model-not-exported")
-    assert failed["error"]["code"] == code
-    assert why in failed["error"]["message"]
-    assert data_of(fleet, run, "model-exported") == []
+FAULTS = {
+    "raise": ("model-export-failed", "no idea how"),
+    "crash": ("model-export-failed", "SIGABRT"),
+    "pickle": ("onnx-refused", "pickle"),
+}
 
 
-def test_what_a_person_sees_of_models(fleet: LocalFleet) -> None:
+def test_an_export_that_fails_is_told_by_name_and_is_not_the_runs(fleet: LocalFleet) -> None:
+    for fault, (code, why) in FAULTS.items():
+        run = trained(fleet, fault=fault)
+        (failed,) = data_of(fleet, run, "model-not-exported")
+        assert failed["error"]["code"] == code
+        assert why in failed["error"]["message"]
+        assert data_of(fleet, run, "model-exported") == []
+
+
+def _what_a_person_sees(fleet: LocalFleet) -> None:
     listed = argosy(fleet, "model", "list").stdout
     assert "linear:1" in listed
     assert "promoted" in listed

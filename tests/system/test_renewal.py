@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import Certificate
 
 from argosy_client.identity import Enrolment
 from argosy_common import x509
@@ -15,7 +16,7 @@ from tests.fleets import data_of
 
 pytestmark = pytest.mark.timeout(300)
 
-LIFE_S = 12.0
+LIFE_S = 10.0
 
 
 @pytest.fixture
@@ -27,9 +28,14 @@ def fleet(tmp_path: Path) -> Iterator[LocalFleet]:
         yield made
 
 
+def certificate(fleet: LocalFleet, name: str) -> Certificate:
+    """Return the certificate in force on a device."""
+    return x509.load_certificate(Enrolment.load(fleet.device_folder(name)).certificate_path)
+
+
 def serial(fleet: LocalFleet, name: str) -> int:
-    """Return the number of the certificate in force on a device."""
-    return x509.load_certificate(Enrolment.load(fleet.device_folder(name)).certificate_path).serial_number
+    """Return its number."""
+    return certificate(fleet, name).serial_number
 
 
 def test_certificates_are_renewed_under_a_run_and_a_fleet_outlives_them_without_its_coordinator(
@@ -37,7 +43,7 @@ def test_certificates_are_renewed_under_a_run_and_a_fleet_outlives_them_without_
 ) -> None:
     first = {name: serial(fleet, name) for name in fleet.devices}
     ids = {name: Enrolment.load(fleet.device_folder(name)).device for name in fleet.devices}
-    run = fleet.run(lab, rounds=3, config={"train-seconds": "4"})
+    run = fleet.run(lab, rounds=2, config={"train-seconds": "5"})
     assert fleet.wait_run(run, 120)["status"] == "finished"
     assert all(data["replied"] == 2 for data in data_of(fleet, run, "phase-finished"))
     assert data_of(fleet, run, "device-lost") == []
@@ -46,7 +52,8 @@ def test_certificates_are_renewed_under_a_run_and_a_fleet_outlives_them_without_
     # away for longer than any certificate lasts: nobody has one that is good
     fleet.kill("coordinator")
     second = {name: serial(fleet, name) for name in fleet.devices}
-    time.sleep(LIFE_S + 1)
+    ends = max(certificate(fleet, name).not_valid_after_utc for name in fleet.devices)
+    wait_until(lambda: datetime.now(UTC) > ends, 2 * LIFE_S, "the certificates to end")
     fleet.start_coordinator()
     fleet.wait_online(2, 120)
     for name, before in second.items():

@@ -129,7 +129,14 @@ def test_a_slow_board_sets_no_pace_is_spared_while_at_work_and_its_answer_is_tol
     assert asked.count(True) < 14
 
 
-@pytest.mark.parametrize("delay", ["exponential:0.3", "slow:0.1:0.3:10", "onoff:0.2:1.5:1"])
+@pytest.mark.parametrize(
+    "delay",
+    [
+        "exponential:0.3",
+        pytest.param("slow:0.1:0.3:10", marks=pytest.mark.slow),
+        pytest.param("onoff:0.2:1.5:1", marks=pytest.mark.slow),
+    ],
+)
 def test_whatever_the_delays_each_answer_counts_once_and_in_its_own_round(
     boards: Callable[..., Fleet], delay: str
 ) -> None:

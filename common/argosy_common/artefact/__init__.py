@@ -6,4 +6,7 @@ Pure: no files, no network, no runtime. Never pickle: ONNX, JSON and plain array
 
 from argosy_common.artefact.manifest import Manifest, Tensor
 
-__all__ = ["Manifest", "Tensor"]
+FILES = {"manifest": "manifest.json", "signature": "signature.json", "onnx": "model.onnx", "golden": "golden.bin"}
+"""The parts of an artefact and their files in a folder, on boards as in what `argosy model export` writes."""
+
+__all__ = ["FILES", "Manifest", "Tensor"]

@@ -11,6 +11,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
+from argosy_common.artefact import FILES
 from argosy_common.blobs.store import storage_errors
 from argosy_common.errors import ArgosyError
 from argosy_common.files import private_folder
@@ -19,7 +20,6 @@ from argosy_server.cli.client import AdminClient, Data
 from argosy_server.cli.options import JsonOption, SocketOption, connect, examples
 from argosy_server.cli.rollout import add_rollout_verbs
 from argosy_server.cli.terminal import pairs, print_json, say, stdout, table
-from argosy_server.models.registry import PARTS
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Look at models, and roll them out to the boards, and back."
@@ -102,9 +102,9 @@ def export(
         row = api.get(f"models/{quote(model, safe='')}")
         _download(api, row["model"], output)
     if json:
-        print_json({"model": row["model"], "folder": str(output), "files": sorted(PARTS.values())})
+        print_json({"model": row["model"], "folder": str(output), "files": sorted(FILES.values())})
     else:
-        say(f"{row['model']} is in {output}: {', '.join(sorted(PARTS.values()))}.")
+        say(f"{row['model']} is in {output}: {', '.join(sorted(FILES.values()))}.")
 
 
 @app.command("promote", epilog=examples("argosy model promote har:3"))
@@ -139,7 +139,7 @@ def diff(old: Reference, new: Reference, socket: SocketOption = None, json: Json
 def _download(api: AdminClient, reference: str, folder: Path) -> None:
     with storage_errors(folder):
         private_folder(folder)
-    for part, file in PARTS.items():
+    for part, file in FILES.items():
         api.download(f"models/{quote(reference, safe='')}/parts/{part}", folder / file)
 
 

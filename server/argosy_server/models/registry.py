@@ -22,9 +22,6 @@ from argosy_server.store.models import SignedManifest
 
 log = get_logger(__name__)
 
-PARTS = {"manifest": "manifest.json", "signature": "signature.json", "onnx": "model.onnx", "golden": "golden.bin"}
-"""The parts of an artefact and their files in a model folder, on boards as in what `argosy model export` writes."""
-
 
 @dataclass(frozen=True)
 class Signer:
@@ -86,7 +83,7 @@ class ModelRegistry:
         )
 
     def part(self, row: ModelRow, part: str) -> bytes | Blob:
-        """Return a part of a version's artefact by its name in `PARTS`: its bytes, or the blob that they are in."""
+        """Return a part of a version by its name in `artefact.FILES`: its bytes, or the blob that they are in."""
         manifest = Manifest.parse(row.manifest)
         small: dict[str, bytes] = {
             "manifest": row.manifest,

@@ -45,7 +45,6 @@ class CertificateAuthority:
         folder: Path,
         *,
         root: cx509.Certificate,
-        root_key: x509.PrivateKey | None,
         issuer: cx509.Certificate,
         key: x509.PrivateKey,
         clock: Clock,
@@ -63,14 +62,14 @@ class CertificateAuthority:
         """The revocation lists, for a broker; see `write_crl`."""
         self.pem = x509.certificate_pem(root).decode()
         """The root's."""
-        self._root_key = root_key
+        self._root_key_path = folder / "ca.key"
         self._key = key
         self._clock = clock
 
     @property
     def root_is_here(self) -> bool:
-        """Whether the root's key is in the folder; else it is offline."""
-        return self._root_key is not None
+        """Whether the root's key is in the folder; else it is offline. It is not kept in memory: it may go any time."""
+        return self._root_key_path.exists()
 
     @classmethod
     def open(cls, folder: Path, clock: Clock) -> Self:
@@ -114,7 +113,7 @@ class CertificateAuthority:
         if key is not None and not x509.same_key(root, key.public_key()):
             raise CertificateInvalid(path=ca_path, why=f"it does not belong to the key {offline or key_path}")
         issuer_key, issuer = _intermediate(folder, root, key, clock, anew=offline is not None)
-        return cls(folder, root=root, root_key=key, issuer=issuer, key=issuer_key, clock=clock)
+        return cls(folder, root=root, issuer=issuer, key=issuer_key, clock=clock)
 
     def issue_server(self, hosts: Iterable[str], name: str = "server") -> TlsFiles:
         """Return a server's files for `hosts` (names and IP addresses), kept as `<name>.crt` and `<name>.key`.
@@ -182,8 +181,9 @@ class CertificateAuthority:
             before = self.crl_path.read_bytes() if self.crl_path.exists() else b""
             mine, roots = (_list_of(each, before) for each in (self.issuer, self.certificate))
             made = revocation_list(self.issuer, self._key, revoked, now, mine)
-            if self._root_key is not None:
-                roots = revocation_list(self.certificate, self._root_key, revoked, now, roots)
+            if self.root_is_here:
+                root_key = x509.load_key(self._root_key_path)
+                roots = revocation_list(self.certificate, root_key, revoked, now, roots)
             write_atomic(self.crl_path, made + (roots or b""))
         except ValueError as error:
             raise CertificateInvalid(path=self.crl_path, why=error) from error

@@ -119,13 +119,26 @@ def test_the_root_signs_nothing_but_the_intermediate(tmp_path: Path, clock: Fixe
 
 def test_it_works_on_without_the_roots_key_and_under_the_same_pin(tmp_path: Path, clock: FixedClock) -> None:
     before = CertificateAuthority.open(tmp_path, clock)
+    assert before.root_is_here
     (tmp_path / "ca.key").unlink()
     ca = CertificateAuthority.open(tmp_path, clock)
-    assert (before.root_is_here, ca.root_is_here) == (True, False)
+    assert not ca.root_is_here
     assert (ca.pin, ca.issuer) == (before.pin, before.issuer)
     assert x509.chains_to(ca.issue_device("ab" * 8, x509.generate_key().public_key()), ca.certificate)
     clock.now += timedelta(days=4.5 * 365)
     assert CertificateAuthority.open(tmp_path, clock).issuer == before.issuer, "late, and told of, but good still"
+
+
+def test_a_root_that_goes_while_the_coordinator_runs_is_gone_for_it_too(tmp_path: Path, clock: FixedClock) -> None:
+    ca = CertificateAuthority.open(tmp_path / "ca", clock)
+    ca.write_crl([1])
+    both = ca.crl_path.read_bytes()
+    take_offline(tmp_path / "ca", tmp_path / "root.key")
+    assert not ca.root_is_here
+    ca.write_crl([1, 2])
+    lists = ca.crl_path.read_bytes().split(b"-----BEGIN X509 CRL-----")
+    assert len(lists) == 3
+    assert both.endswith(lists[2]), "the root's own stays as it was"
 
 
 def test_the_intermediate_is_renewed_in_time_with_its_key_and_its_name(tmp_path: Path, clock: FixedClock) -> None:

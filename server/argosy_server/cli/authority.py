@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +60,6 @@ def take_root_offline(
     issuer = x509.load_certificate(folder / "intermediate.crt")
     say(f"The root's key is in {target} now, and no longer here. Keep it where it is safe, and a copy of it:")
     say(f"it is needed before {_day(issuer)}, to renew the intermediate: argosy-coordinator ca renew --root-key FILE")
-    say("Restart a coordinator that runs: it has the key in its memory.")
 
 
 @app.command("renew", epilog=examples("argosy-coordinator ca renew --root-key /media/stick/root.key"))
@@ -69,8 +69,18 @@ def renew(
     state_dir: StateDir = None,
 ) -> None:
     """Have the root, which is offline, sign the intermediate anew: same key, five more years."""
-    authority = CertificateAuthority.renew(_folder(config, state_dir), SystemClock(), root_key)
+    folder = _folder(config, state_dir)
+    authority = CertificateAuthority.renew(folder, SystemClock(), root_key)
+    _give_to_owner(folder)
     say(f"The intermediate is good {_until(authority.issuer)}. Restart the coordinator, so that it shows the new one.")
+
+
+def _give_to_owner(folder: Path) -> None:
+    """Let the coordinator's user have what root wrote into its folder."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        for path in folder.iterdir():
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _folder(config: Path | None, state_dir: Path | None) -> Path:

@@ -32,7 +32,7 @@ def test_the_root_is_taken_offline_and_renews_from_there(tmp_path: Path, pin: st
     stick = tmp_path.parent / "root.key"
     taken = ca(tmp_path, "take-root-offline", str(stick))
     assert taken.returncode == 0, taken.stderr
-    assert "Restart" in taken.stderr
+    assert "a copy of it" in taken.stderr
     assert json.loads(ca(tmp_path, "show", "--json").stdout)["root_is_here"] is False
     before = (tmp_path / "ca" / "intermediate.crt").read_bytes()
     renewed = ca(tmp_path, "renew", "--root-key", str(stick))
@@ -51,3 +51,12 @@ def test_mistakes_are_told_with_the_remedy_and_change_nothing(tmp_path: Path, pi
     absent = ca(tmp_path, "renew", "--root-key", str(tmp_path / "no.key"))
     assert absent.returncode == 39
     assert "no.key" in absent.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_what_root_renews_belongs_to_the_coordinators_user(tmp_path: Path, pin: str) -> None:
+    folder = tmp_path / "ca"
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 4711, 4712)
+    assert ca(tmp_path, "renew", "--root-key", str(folder / "ca.key")).returncode == 0
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in folder.iterdir()} == {(4711, 4712)}

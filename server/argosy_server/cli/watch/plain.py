@@ -155,6 +155,15 @@ def _secure_failed(data: Data, _: NameOf) -> str:
     return f"{_where(data)} failed: {error.get('code')}: {clean(error.get('message', ''))}"
 
 
+def _model(data: Data, _: NameOf) -> str:
+    return f"model {clean(data.get('model'))} exported: argosy model show {clean(data.get('model'))}"
+
+
+def _no_model(data: Data, _: NameOf) -> str:
+    error = data.get("error") or {}
+    return f"no model was exported: {clean(error.get('message', ''))} {clean(error.get('remedy', ''))}".rstrip()
+
+
 def _central(data: Data, _: NameOf) -> str:
     return f"round {data.get('round')} central{_metrics(data).replace(',', '', 1)}"
 
@@ -192,5 +201,7 @@ _TELL: dict[str, Callable[[Data, NameOf], str]] = {
     "secure-refused": _secure_refused,
     "secure-failed": _secure_failed,
     "central": _central,
+    "model-exported": _model,
+    "model-not-exported": _no_model,
     "run-finished": _finished,
 }

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from argosy_client.inference.folder import in_force, keep_samples, names
+from argosy_client.inference.folder import Version, before, in_force, keep_samples, names
 from argosy_client.inference.http import HttpServer
 from argosy_client.inference.opening import opened
 from argosy_client.inference.server import SocketServer
@@ -36,12 +36,16 @@ class Process:
         self._budget_mb = budget_mb
 
     def load_all(self) -> None:
-        """Serve what is in force; what cannot be is told of, and the others are served all the same."""
+        """Serve what is in force; what cannot be is told of, and the others are served all the same.
+
+        Where nothing runs it any more (a driver is gone, say), the version before answers until it is told otherwise.
+        """
         for name in names(self._models):
             try:
                 self._load(name)
             except Exception as error:  # noqa: BLE001  (one model's trouble is not the others')
                 log.error("model.not_served", model=name, exc=error)
+                self._load_before(name)
 
     def obey(self, words: TextIO, answers: TextIO) -> None:
         """Answer each line until there are no more."""
@@ -72,8 +76,18 @@ class Process:
         raise ValueError(f"there is no {word.get('do')!r}")
 
     def _load(self, name: str) -> dict[str, Any]:
-        version = in_force(self._models, name)
-        there = self._serving.get(name)
+        return self._serve(in_force(self._models, name))
+
+    def _load_before(self, name: str) -> None:
+        try:
+            told = self._serve(before(self._models, name))
+        except Exception as error:  # noqa: BLE001  (as in `load_all`)
+            log.error("model.none_before", model=name, exc=error)
+        else:
+            log.warning("model.before_served", model=name, version=told["version"])
+
+    def _serve(self, version: Version) -> dict[str, Any]:
+        there = self._serving.get(version.manifest.name)
         if there is not None and there.manifest == version.manifest:
             return there.stats()
         loaded = opened(version, threads=self._threads, budget_mb=self._budget_mb, queue=self._serving.queue)

@@ -395,7 +395,7 @@ class Deployments:
             version=version,
             state=_SAID[state],
             error=error,
-            in_force=now.version if now else None,
+            in_force=served.version or (now.version if now else None),
             backend=loaded.backend if loaded else "",
             ran_on=loaded.ran_on if loaded else "",
             p50_ms=served.p50_ms if served.p50_ms is not None else loaded.p50_ms if loaded else None,

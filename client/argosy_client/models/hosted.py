@@ -42,8 +42,8 @@ class HostedInference:
             return None  # it is being started again, which its host tells of
         for row in rows:
             if row["model"] == name:
-                figures = (_number(row[key]) for key in ("p50_ms", "p95_ms", "drift"))
-                return Served(int(row["requests"]), int(row["errors"]), *figures)
+                figures = {key: _number(row[key]) for key in ("p50_ms", "p95_ms", "drift")}
+                return Served(int(row["requests"]), int(row["errors"]), version=int(row["version"]), **figures)
         return None
 
     def stop(self) -> None:

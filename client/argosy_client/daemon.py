@@ -162,6 +162,7 @@ class Device:
             tell=self._gateway.post,
             clock=clock,
             inference=inference or self._hosted or NoInference(),
+            report_s=settings.inference.report_s,
         )
         self._noted_why = ""
         self._noted_at = clock.monotonic()

@@ -73,6 +73,8 @@ class InferenceTable(BaseModel):
     """Requests of one model that may wait; further ones are told that it is busy."""
     budget_mb: Annotated[float, Field(ge=16)] | None = None
     """Memory that a backend may take on a model; one that takes more is not chosen."""
+    report_s: Annotated[float, Field(ge=1, le=86400)] = 3600.0
+    """Seconds between two reports on a model that is out of its probation: its figures, and its drift."""
 
 
 class DeviceSettings(Settings):

@@ -33,7 +33,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
         LocalDevice(
             name,
             {},
-            {"heartbeat_s": 2.0, "resend_s": 2.0, "inference.socket": str(folder / f"{name}.sock")},
+            {
+                "heartbeat_s": 2.0,
+                "resend_s": 2.0,
+                "inference.socket": str(folder / f"{name}.sock"),
+                "inference.report_s": 1.0,
+            },
         )
         for name in ("d1", "d2")
     ]
@@ -76,6 +81,7 @@ def test_what_boards_have_trained_is_served_on_them_version_by_version_and_witho
 ) -> None:
     _first_version(fleet, tmp_path)
     _second_version(fleet)
+    _drift_is_seen(fleet)
     _after_kills(fleet)
     _what_a_person_sees(fleet)
 
@@ -120,6 +126,30 @@ def _second_version(fleet: LocalFleet) -> None:
     assert "linear:2" in argosy(fleet, "model", "diff", "linear:1", "linear:2").stdout
     told(argosy(fleet, "model", "promote", "linear:2", "--json"))
     assert told(argosy(fleet, "model", "show", "linear:2", "--json"))["promoted_at"]
+
+
+def _drift_is_seen(fleet: LocalFleet) -> None:
+    """What a board sees is compared with what boards trained on; the run that made its model can be run again."""
+    rng = np.random.default_rng(1)
+    assert told(argosy(fleet, "model", "show", "linear:2", "--json"))["manifest"]["seen"]["inputs"] > 0
+
+    def see(name: str, shift: float) -> None:
+        with Client(socket(fleet, name)) as client:
+            client.infer("linear", (rng.normal(size=(64, 4)) + shift) * 2)
+
+    def drifting() -> list[str]:
+        see("d1", 3.0)
+        see("d2", 0.0)
+        return [row["name"] for row in told(argosy(fleet, "device", "list", "--drifting", "--json"))]
+
+    wait_until(lambda: drifting() == ["d1"], 60, "d1 to tell its drift")
+    wait_until(lambda: all(row["drift"] for row in told(argosy(fleet, "device", "list", "--json"))), 60, "d2 as well")
+    assert drifting() == ["d1"]
+    assert "linear:2" in argosy(fleet, "device", "list", "--drifting").stdout
+    run = told(argosy(fleet, "model", "show", "linear:2", "--json"))["manifest"]["run"]
+    again = int(argosy(fleet, "run", "repeat", str(run)).stdout)
+    assert fleet.wait_run(again, 90)["status"] == "finished"
+    assert data_of(fleet, again, "model-exported")[0]["model"] == "linear:3"
 
 
 def _after_kills(fleet: LocalFleet) -> None:

@@ -25,6 +25,8 @@ DEADLINE_S = 10.0
 """A request's where it names none."""
 _SKETCH_EVERY_S = 0.2
 """At most so often an input is sketched and kept as a sample: it costs a tenth of a millisecond."""
+_SKETCHED = 64
+"""Of a batch, at most."""
 _DAY_S = 86_400.0
 _SAMPLES = 128
 
@@ -172,7 +174,7 @@ class Loaded:
             if now - self._day_began >= _DAY_S:
                 self._yesterday, self._today = self._today, Drawing.empty(len(self._today.channels))
                 self._day_began = now
-            self._today.add(batch[:1], outputs[:1])
+            self._today.add(batch[:_SKETCHED], outputs[:_SKETCHED])
             self._samples.append(np.array(batch[0]))
 
 

@@ -34,10 +34,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
             name,
             {},
             {
-                "heartbeat_s": 2.0,
+                "heartbeat_s": 0.5,
                 "resend_s": 2.0,
                 "inference.socket": str(folder / f"{name}.sock"),
                 "inference.report_s": 1.0,
+                "inference.target_ms": 0.0001 if name == "d1" else 1000.0,
             },
         )
         for name in ("d1", "d2")
@@ -82,6 +83,7 @@ def test_what_boards_have_trained_is_served_on_them_version_by_version_and_witho
     _first_version(fleet, tmp_path)
     _second_version(fleet)
     _drift_is_seen(fleet)
+    _training_yields(fleet)
     _after_kills(fleet)
     _what_a_person_sees(fleet)
 
@@ -150,6 +152,21 @@ def _drift_is_seen(fleet: LocalFleet) -> None:
     again = int(argosy(fleet, "run", "repeat", str(run)).stdout)
     assert fleet.wait_run(again, 90)["status"] == "finished"
     assert data_of(fleet, again, "model-exported")[0]["model"] == "linear:3"
+
+
+def _training_yields(fleet: LocalFleet) -> None:
+    """While a board answers too slowly, its training gives way; the run is finished all the same."""
+    run = fleet.run(LINEAR, config={"busy-s": "6"})
+
+    def yields(name: str) -> bool:
+        with Client(socket(fleet, name)) as client:
+            for _ in range(20):
+                client.infer("linear", np.zeros(4, np.float32))
+        rows = {row["name"]: row for row in told(argosy(fleet, "device", "list", "--json"))}
+        return rows[name]["presence"]["heartbeat"].get("yielding") in ("lowered", "paused")
+
+    wait_until(lambda: yields("d1"), 30, "d1 to give way")
+    assert fleet.wait_run(run, 90)["status"] == "finished"
 
 
 def _after_kills(fleet: LocalFleet) -> None:

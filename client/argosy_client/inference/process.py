@@ -2,9 +2,9 @@
 
     python -m argosy_client.inference.process --models DIR --socket PATH [--http PORT] [--threads N] [--queue N]
 
-One JSON object a line. In: {"do": "load", "name": …}, {"do": "drop", "name": …}, {"do": "stats"}. Out, in the same
-order: the answer, or {"error": …}. It ends when its input ends, so it does not outlive the daemon; and with no daemon's
-word it serves what the disk says is in force.
+One JSON object a line. In: {"do": "load", "name": …}, {"do": "drop", "name": …}, {"do": "stats"}, {"do": "pace"}. Out,
+in the same order: the answer, or {"error": …}. It ends when its input ends, so it does not outlive the daemon; and with
+no daemon's word it serves what the disk says is in force.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ log = get_logger(__name__)
 class Process:
     """What runs in the process; the daemon's words come through `obey`."""
 
-    def __init__(self, models: Path, serving: Serving, *, threads: int, budget_mb: float | None) -> None:
+    def __init__(
+        self, models: Path, serving: Serving, *, threads: int, budget_mb: float | None, target_ms: float | None = None
+    ) -> None:
+        self._target_ms = target_ms
         self._models = models
         self._serving = serving
         self._threads = threads
@@ -71,6 +74,8 @@ class Process:
         if word.get("do") == "drop":
             self._serving.drop(str(word["name"]))
             return {}
+        if word.get("do") == "pace":
+            return {"models": [loaded.pace() for loaded in self._serving.all()]}
         if word.get("do") == "stats":
             return {"models": [loaded.stats() for loaded in self._serving.all()]}
         raise ValueError(f"there is no {word.get('do')!r}")

@@ -288,14 +288,14 @@ class Deployments:
         """Load what is in force, by itself: no order is about it."""
         self._loaded.pop(name, None)
         now = self._store.current(name)
-        if now is None:
-            self._inference.unload(name)
-            return
         try:
+            if now is None:
+                self._inference.unload(name)
+                return
             self._store.checked(name, now.version, self._arrival.root_pem)
             self._loaded[name] = self._inference.load(name)
         except Exception as error:  # noqa: BLE001  (no order is about it: there is nobody to tell but the log)
-            log.error("model.unusable", model=name, version=now.version, exc=error)
+            log.error("model.unusable", model=name, version=now.version if now else None, exc=error)
 
     def _withdraw(self, body: Withdraw) -> None:
         """Put a version out of force. It never puts another one in its place: that takes a signature."""

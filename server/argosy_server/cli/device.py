@@ -125,7 +125,9 @@ def state_text(row: Data) -> Text:
         return Text(f"✗ {clean(row['state'])}", style="red")
     if not presence.get("online"):
         return Text("○ offline", style="dim")
-    return Text.assemble(("●", "green"), " ", clean(presence.get("doing") or "idle"))
+    yielding = (presence.get("heartbeat") or {}).get("yielding")
+    gives_way = (f" ({clean(yielding)})", "yellow") if yielding else ""
+    return Text.assemble(("●", "green"), " ", clean(presence.get("doing") or "idle"), gives_way)
 
 
 _LEAST_CONDITION = len("throttled")
@@ -186,6 +188,7 @@ def device_card(row: Data, now: datetime) -> Table:
         ("memory", _memory(beat)),
         ("worker", words.size(beat["worker_rss"]) if "worker_rss" in beat else None),
         ("daemon", words.size(beat["daemon_rss"]) if "daemon_rss" in beat else None),
+        ("training", f"{clean(beat['yielding'])}: its models answer too slowly" if beat.get("yielding") else None),
         ("temperature", f"{beat['temperature']:.1f} °C" if "temperature" in beat else None),
         ("power", _power(condition)),
         ("throttled", _yes(condition.get("throttled"))),

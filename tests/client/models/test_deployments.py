@@ -181,6 +181,12 @@ def test_reports_come_with_their_period_while_the_probation_lasts(board: Board) 
     assert [(each.requests, each.p95_ms, each.drift) for each in board.said] == [(7, 3.0, 0.2)] * 3
 
 
+def test_where_nothing_can_run_models_now_that_is_told_and_holds_nothing_up(board: Board) -> None:
+    board.judge.gone = True
+    said = board.deploy(artefact(1))
+    assert (said.state, code(said), said.in_force) == ("rolled-back", "inference-unreachable", None)
+
+
 def test_after_the_probation_reports_are_rare_and_failed_requests_put_nothing_out_of_force(board: Board) -> None:
     board.deploy(artefact(1), probation_s=5.0, report_s=5.0, max_errors=0.1)
     board.judge.served_now = Served(requests=7, drift=0.2)

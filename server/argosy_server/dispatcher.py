@@ -33,11 +33,22 @@ from argosy_common.wire.bodies import (
 )
 from argosy_common.wire.envelope import MAX_BLOBS, Envelope, encode
 from argosy_server.collector import Collector
+from argosy_server.crash_points import reach
 from argosy_server.gateway import Gateway
 from argosy_server.group_commit import GroupCommit
-from argosy_server.instruction import Answer, Answered, Outgoing, Pending, RunApp, instruction_envelope
+from argosy_server.instruction import (
+    Answer,
+    Answered,
+    Outgoing,
+    Pending,
+    RunApp,
+    answer_of,
+    instruction_envelope,
+    restored,
+)
 from argosy_server.registry import Presence, Registry
-from argosy_server.store import InstructionAnswer, InstructionState, NewInstruction, Store
+from argosy_server.store import InstructionAnswer, InstructionRow, InstructionState, NewInstruction, Store
+from argosy_server.store.rows import OPEN_STATES
 from argosy_server.twins import Twins
 
 log = get_logger(__name__)
@@ -83,6 +94,8 @@ class Dispatcher:
         self._also_serves: Callable[[str, bytes], bool] = lambda _device, _digest: False
         self._dead: dict[str, set[int]] = {}
         """By device, the runs that it does not know to be over."""
+        self._told: dict[int, set[str]] = {}
+        """By run that is gone on with, the answers that its process has been told of since."""
         self._lock = threading.RLock()
         self.twins = Twins(store, clock=clock)
         self._ledger = GroupCommit("ledger", self._record, self._not_recorded)
@@ -123,6 +136,41 @@ class Dispatcher:
         """Name who tells which blobs a device may fetch besides those of its instructions."""
         self._also_serves = may
 
+    def restore(self, run: int, rows: Iterable[InstructionRow]) -> None:
+        """Take up what devices still owe to a run that is gone on with, before anybody hears of us.
+
+        Their replies are kept for the run's process, which asks for the same again (`resubmit`).
+        """
+        now = self._clock.monotonic()
+        self._told[run] = set()
+        for row in rows:
+            entry = restored(row, now)
+            with self._lock:
+                self._pending[row.id] = entry
+                self._owed.setdefault(row.device, {})[row.id] = entry
+
+    def resubmit(self, app: RunApp, messages: Collection[Outgoing]) -> None:
+        """Do as `submit`; but what is known is not asked for again, and what is answered is answered at once."""
+        known = self._store.instructions.known([out.id for out in messages])
+        fresh = [out for out in messages if out.id not in known]
+        if fresh:
+            self.submit(app, fresh)
+        for row in known.values():
+            with self._lock:
+                waits = row.id in self._pending or row.id in self._told.get(app.run, ())
+                listener = self._listeners.get(app.run)
+            if not waits and listener is not None and row.state not in OPEN_STATES:
+                listener(answer_of(row, self._blobs))
+
+    def settle_for(self, run: int, ids: Collection[str]) -> None:
+        """A run that is gone on with has asked for `ids` again: what else was open in it is not waited for."""
+        with self._lock:
+            others = [it for it in self._pending.values() if it.run == run and it.out.id not in ids]
+            for entry in others:
+                self._forget(entry)
+        if others:
+            log.info("dispatcher.not_asked_again", run=run, instructions=len(others))
+
     def submit(self, app: RunApp, messages: Iterable[Outgoing]) -> None:
         """Record the messages, then send them. Returns once they are in the database."""
         now = self._clock.monotonic()
@@ -151,12 +199,14 @@ class Dispatcher:
                 for entry in entries
             ]
         )
+        reach("instructions.recorded")
         with self._lock:
             for entry in entries:
                 self._pending[entry.out.id] = entry
                 self._owed.setdefault(entry.out.device, {})[entry.out.id] = entry
         for entry in entries:
             self._send(entry)
+        reach("instructions.sent")
 
     def give_up(self, ids: Iterable[str], seconds: float) -> None:
         """Stop waiting for these: their devices did not answer within `seconds`."""
@@ -187,6 +237,7 @@ class Dispatcher:
         """Forget a run: cancel what is open, and tell the devices that took part to drop its state."""
         with self._lock:
             self._listeners.pop(run, None)
+            self._told.pop(run, None)
             mine = [entry for entry in self._pending.values() if entry.run == run]
             for entry in mine:
                 self._forget(entry)
@@ -305,6 +356,7 @@ class Dispatcher:
         if entry is not None and not entry.accepted:
             entry.accepted = True
             self._store.instructions.accepted(entry.out.id)
+            reach("instruction.accepted")
 
     def _on_progress(self, device: str, envelope: Envelope, body: Progress) -> None:
         if self._entry(device, envelope) is not None:
@@ -324,6 +376,7 @@ class Dispatcher:
             self._gateway.post(device, Received(), reply_to=envelope.reply_to)
             self._tell_late(device, envelope.reply_to or "", body)
             return
+        reach("reply.arrived")
         with self._lock:
             if entry.collecting:
                 return  # a repetition, while its blobs are on their way
@@ -409,11 +462,14 @@ class Dispatcher:
                 for each in answers
             ]
         )
+        reach("reply.recorded")
         for each in answers:
             entry = each.entry
             if each.reply is not None:
                 self._gateway.post(entry.out.device, Received(), reply_to=entry.out.id)
+            reach("receipt.sent")
             told = self._tell(each)
+            reach("answer.forwarded")
             self._tidy(entry.out.device, each.fetched if not told else ())
 
     def _tidy(self, device: str, unclaimed: tuple[bytes, ...]) -> None:
@@ -436,6 +492,8 @@ class Dispatcher:
             if first and isinstance(answered.error, ReplyTimedOut | DeviceLost):
                 self._overdue[entry.out.id] = entry
             listener = self._listeners.get(entry.run)
+            if first and entry.run in self._told:
+                self._told[entry.run].add(entry.out.id)
         if not first:
             if answered.reply is not None:
                 self._tell_late(entry.out.device, entry.out.id, answered.reply)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from argosy_common.blobs import BlobRef
-from argosy_common.errors import ArgosyError
+from argosy_common.blobs import BlobRef, BlobStore
+from argosy_common.errors import ArgosyError, BlobUnknown, error_from_wire
 from argosy_common.wire.bodies import BlobPart, Instruction, Reply
-from argosy_common.wire.envelope import Envelope
-from argosy_server.store import InstructionState
+from argosy_common.wire.envelope import Envelope, decode
+from argosy_server.store import InstructionRow, InstructionState
 
 
 @dataclass(frozen=True)
@@ -102,3 +102,50 @@ def instruction_envelope(app: RunApp, out: Outgoing) -> Envelope:
         expires_in=out.deadline_s,
         blobs=(*(ref.digest for ref in out.blobs), app.bundle.digest),
     )
+
+
+PEER = "the coordinator's database"
+
+
+def restored(row: InstructionRow, now: float) -> Pending:
+    """Return what the database has of an instruction that is not answered; its time begins anew."""
+    envelope = decode(row.envelope, peer=PEER)
+    out = Outgoing(
+        id=row.id,
+        device=row.device,
+        node_id=int(row.device, 16),
+        round=row.round or None,
+        message_type=row.message_type,
+        flower=b"",
+        blobs=(),
+        deadline_s=row.deadline_s,
+    )
+    return Pending(
+        out=out,
+        run=row.run,
+        envelope=row.envelope,
+        digests=tuple(envelope.blobs),
+        submitted_at=now,
+        expires_at=now + row.deadline_s,
+        accepted=row.state is InstructionState.ACCEPTED,
+    )
+
+
+def answer_of(row: InstructionRow, blobs: BlobStore) -> Answer:
+    """Return what the database has of an answer; one whose blobs are gone is an error."""
+    reply = Reply.unpack(row.reply, peer=PEER) if row.reply else None
+    error = error_from_wire(row.error) if row.error else None
+    if reply is not None and error is None and reply.error is not None:
+        error = error_from_wire(reply.error.model_dump())
+    lost = next((part.digest for part in reply.blobs if not blobs.has(part.digest)), None) if reply else None
+    if lost is not None:
+        reply, error = None, BlobUnknown(peer="The coordinator", digest=lost.hex()[:12])
+    return Answer(id=row.id, device=row.device, reply=reply, error=error)
+
+
+def digests_of(row: InstructionRow) -> set[bytes]:
+    """Return the blobs that an instruction and its reply refer to."""
+    found = set(decode(row.envelope, peer=PEER).blobs) if row.envelope else set()
+    if row.reply:
+        found.update(part.digest for part in Reply.unpack(row.reply, peer=PEER).blobs)
+    return found

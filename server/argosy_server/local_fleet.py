@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from argosy_common.errors import CoordinatorUnreachable, DaemonFailed
 from argosy_common.files import private_folder
+from argosy_server import crash_points
 from argosy_server.cli.client import AdminClient
 
 READY_S = 60.0
@@ -121,10 +122,12 @@ class LocalFleet:
             self.start_device(name)
         self.wait_online(len(self.devices))
 
-    def start_coordinator(self) -> None:
-        """Start the coordinator and wait until it answers."""
+    def start_coordinator(self, *, crash_at: str = "") -> None:
+        """Start the coordinator and wait until it answers; it may be told where to crash (`crash_points`)."""
         private_folder(self.socket.parent)
         environment = {**self._environment, **_variables("ARGOSY_COORDINATOR_", self._settings)}
+        if crash_at:
+            environment[crash_points.VARIABLE] = crash_at
         command = [sys.executable, "-m", "argosy_server.cli.coordinator", "run"]
         process = self._spawn("coordinator", command, environment)
 

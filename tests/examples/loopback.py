@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
-from argosy_common.flower.compat import Metrics, StrategyStart, set_message_id
+from argosy_common.flower.compat import Evaluate, Metrics, StrategyStart, set_message_id
 from tests.grids import BareGrid
 
 
@@ -60,6 +60,9 @@ class Observer:
 
     def starting(self, _start: StrategyStart) -> None:
         self.accuracies.clear()
+
+    def evaluation(self, strategy: Strategy, evaluate: Evaluate) -> Evaluate:  # noqa: ARG002  (the protocol's)
+        return evaluate
 
     def instead(self, strategy: Strategy) -> Strategy:
         return strategy

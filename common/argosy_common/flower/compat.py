@@ -66,6 +66,8 @@ _ERROR_CODES = {
     "device-lost": ErrorCode.NODE_UNAVAILABLE,
 }
 
+Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+"""An app's own evaluation of the model after a round; 0: of the initial model."""
 Metrics = dict[str, int | float | list[int] | list[float]]
 
 
@@ -268,6 +270,10 @@ class StrategyObserver(Protocol):
         """Return the strategy that is started in the place of the app's, by default that itself."""
         ...
 
+    def evaluation(self, strategy: Strategy, evaluate: Evaluate) -> Evaluate:
+        """Return what is called in the place of the app's own evaluation, by default that itself."""
+        ...
+
     def waiting(self, online: int, wanted: int) -> None:
         """`sample_nodes` found too few nodes; called about once a second while that lasts."""
         ...
@@ -316,9 +322,9 @@ def _observing(original: Callable[..., Result], observer: StrategyObserver) -> C
             )
         )
         given["num_rounds"] = given["num_rounds"] if rounds is None else rounds
-        if given["evaluate_fn"] is not None:
-            given["evaluate_fn"] = _observed(given["evaluate_fn"], observer)
         taken = observer.instead(self)
+        if given["evaluate_fn"] is not None:
+            given["evaluate_fn"] = observer.evaluation(taken, _observed(given["evaluate_fn"], observer))
         if taken is self:
             result = original(*call.args, **call.kwargs)
         else:
@@ -331,9 +337,12 @@ def _observing(original: Callable[..., Result], observer: StrategyObserver) -> C
     return start
 
 
-def _observed(
-    evaluate: Callable[[int, ArrayRecord], MetricRecord | None], observer: StrategyObserver
-) -> Callable[[int, ArrayRecord], MetricRecord | None]:
+def runs_flowers_loop(strategy: Strategy) -> bool:
+    """Tell whether a strategy's rounds are gone through by Flower's own `Strategy.start`."""
+    return inspect.unwrap(type(strategy).start) is inspect.unwrap(Strategy.start)
+
+
+def _observed(evaluate: Evaluate, observer: StrategyObserver) -> Evaluate:
     def evaluate_and_tell(round_: int, arrays: ArrayRecord) -> MetricRecord | None:
         metrics = evaluate(round_, arrays)
         if metrics is not None:

@@ -6,14 +6,15 @@ a bound. Where Flower would be silent it is loud: too few devices, no valid repl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from argosy_common.blobs import BlobStore
+from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import Clock
 from argosy_common.errors import (
     AppRaised,
@@ -25,6 +26,7 @@ from argosy_common.errors import (
     TooFewDevices,
 )
 from argosy_common.flower import compat
+from argosy_common.flower.arrays import write_arrays
 from argosy_common.flower.courier import Late
 from argosy_common.flower.messages import MessageDumper, load_message, round_of
 from argosy_common.flower.rounds import device_id, is_phase
@@ -33,13 +35,14 @@ from argosy_common.flower.seen import Seen
 from argosy_common.flower.streaming import Accept, as_it_is
 from argosy_common.logs import get_logger
 from argosy_common.straggler.conditions import Condition
-from argosy_common.wire.envelope import new_id
 from argosy_server.runs.holdings import Holdings
+from argosy_server.runs.message_ids import MessageIds
 from argosy_server.runs.phases import Phase
 from argosy_server.runs.port import DaemonPort, NodeAnswer, PushedMessage
 
 log = get_logger(__name__)
 
+_LOOK_S = 0.1
 _STARVING_GAP_S = 5.0
 """Flower's `sample_nodes` asks every second for devices that are missing; calls further apart are not that loop."""
 
@@ -54,6 +57,18 @@ class GridSettings:
     """How long a device may take where neither the message nor the caller says."""
     check_arrays: bool = True
     """Refuse train replies whose arrays have other shapes than those sent."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """Where a run stood when its coordinator ended."""
+
+    nodes: tuple[int, ...]
+    """Who was online when the last phase began."""
+    interrupted: bool
+    """Whether that phase is still to be ended."""
+    grace_s: float = 10.0
+    """How long those that were online are waited for."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +95,16 @@ class EdgeGrid(Grid):
         settings: GridSettings,
         clock: Clock,
         wanted: Callable[[], int | None],
+        salt: str = "",
+        before: Before | None = None,
     ) -> None:
-        """Make a grid; `wanted` tells the minimum that the strategy last said it waits for, if it is known."""
+        """Make a grid.
+
+        Args:
+            wanted: tells the minimum that the strategy last said it waits for, if it is known.
+            salt: what message ids are made of besides their content; see `MessageIds`.
+            before: where a run that is gone on with was interrupted.
+        """
         self._port = port
         self._store = store
         self._run = compat.empty_run(run_id)
@@ -97,6 +120,9 @@ class EdgeGrid(Grid):
         self._holdings = Holdings(port.release)
         self.seen = Seen()
         """What devices say that they trained on."""
+        self._nodes: list[int] = []
+        self._before = before
+        self._ids = MessageIds(salt)
         self._hungry_since: float | None = None
         self._asked_at = float("-inf")
 
@@ -129,7 +155,7 @@ class EdgeGrid(Grid):
             TooFewDevices: it was asked again and again for `device_wait_s` seconds, and nothing was sent meanwhile nor
                 under way, as Flower's `sample_nodes` does, for ever, below the strategy's minimum.
         """
-        nodes = self._port.nodes()
+        nodes = self._nodes = self._online()
         now = self._clock.monotonic()
         # an app that works with push and pull may ask while it waits for answers; their deadlines bound that
         if now - self._asked_at > _STARVING_GAP_S or any(
@@ -149,6 +175,25 @@ class EdgeGrid(Grid):
                 devices=", ".join(map(device_id, nodes)) or "none",
             )
         return nodes
+
+    def _online(self) -> list[int]:
+        """Return who is online, in one order; of an interrupted phase, who was online when it began.
+
+        Devices come back one by one after the coordinator did: those that were there before are waited for a while, so
+        that the run goes on with the same ones.
+        """
+        before = self._before
+        if before is None:
+            return sorted(self._port.nodes())
+        if before.interrupted:
+            return list(before.nodes)
+        until = self._clock.monotonic() + before.grace_s
+        while True:
+            nodes = sorted(self._port.nodes())
+            if set(before.nodes) <= set(nodes) or self._clock.monotonic() >= until:
+                self._before = None
+                return nodes
+            time.sleep(_LOOK_S)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; return their ids. The devices' answers are had with `pull_messages`."""
@@ -251,11 +296,11 @@ class EdgeGrid(Grid):
         self._asked_at = float("-inf")
         self._note_late()
         now = self._clock.monotonic()
-        for message in outgoing:
-            compat.set_message_id(message, new_id())
         dumper = MessageDumper(self._store, release=True)
-        dumped = [dumper.dump(message) for message in outgoing]
         rounds = [round_of(message.content, message.metadata.group_id) for message in outgoing]
+        for message, number in zip(outgoing, rounds, strict=True):
+            compat.set_message_id(message, self._ids.next(message, number, dumper))
+        dumped = [dumper.dump(message) for message in outgoing]
         phases = _phases(outgoing, rounds, now)
         pushed: list[PushedMessage] = []
         for message, number, dump in zip(outgoing, rounds, dumped, strict=True):
@@ -280,8 +325,22 @@ class EdgeGrid(Grid):
         for phase in phases.values():
             self._tell(phase, "phase-started", phase.started())
         self._holdings.flush()
-        self._port.push(pushed)
-        return [message.id for message in pushed]
+        self._port.push(pushed, self._nodes)
+        ids = [message.id for message in pushed]
+        if self._before is not None and pushed:
+            self._before = None
+            self._port.resumed(ids)
+        return ids
+
+    def keep(self, arrays: ArrayRecord) -> BlobRef:
+        """Put arrays into the store, and read them from there from now on."""
+        ref = write_arrays(arrays, self._store, release=True)
+        self.hold(arrays)
+        return ref
+
+    def hold(self, arrays: ArrayRecord) -> None:
+        """Have the blob of stored arrays stay until they are garbage."""
+        self._holdings.hold_arrays(arrays)
 
     # --- in
 

@@ -11,7 +11,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 
 from argosy_common.flower.arrays import StoredArray
 
@@ -30,14 +30,18 @@ class Holdings:
         """Count the stored arrays of `message`, each once in its life."""
         if not message.has_content():
             return
-        self._settle()  # first, since a dead array's identity may have been given to a new one
         for record in message.content.array_records.values():
-            for array in record.values():
-                home = array.home if isinstance(array, StoredArray) else None
-                if home is not None and id(array) not in self._known:
-                    self._known.add(id(array))
-                    self._live[home.ref.digest] += 1
-                    weakref.finalize(array, self._dropped.append, (id(array), home.ref.digest)).atexit = False
+            self.hold_arrays(record)
+
+    def hold_arrays(self, record: ArrayRecord) -> None:
+        """Count the stored arrays of `record`, each once in its life."""
+        self._settle()  # first, since a dead array's identity may have been given to a new one
+        for array in record.values():
+            home = array.home if isinstance(array, StoredArray) else None
+            if home is not None and id(array) not in self._known:
+                self._known.add(id(array))
+                self._live[home.ref.digest] += 1
+                weakref.finalize(array, self._dropped.append, (id(array), home.ref.digest)).atexit = False
 
     def flush(self) -> None:
         """Tell the daemon which blobs are free.

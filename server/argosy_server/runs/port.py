@@ -1,7 +1,7 @@
 """The run process's end of the channel to the daemon: what it may ask, and what comes back.
 
-Messages to the daemon: `nodes`, `conditions`, `push`, `give-up`, `release`, `event`, `model`, `finished`. From it:
-`nodes`, `conditions`, `answer`, `late`, `stop`.
+Messages to the daemon: `nodes`, `conditions`, `push`, `give-up`, `release`, `event`, `model`, `resumable`,
+`checkpoint`, `resumed`, `finished`. From it: `nodes`, `conditions`, `answer`, `late`, `stop`.
 """
 
 from __future__ import annotations
@@ -98,13 +98,25 @@ class DaemonPort:
             self._check()
             raise ProgrammingError(what="the coordinator did not tell how its devices are in time") from None
 
-    def push(self, messages: list[PushedMessage]) -> None:
-        """Hand instructions over; they are in the daemon's database soon after."""
+    def push(self, messages: list[PushedMessage], nodes: Collection[int] = ()) -> None:
+        """Hand instructions over; they are in the daemon's database soon after, `nodes` (who was online) with them."""
         self._check()
         # a frame holds a bounded number of messages, so that a large fleet cannot outgrow it
         for first in range(0, len(messages), 256):
             part = [vars(message) for message in messages[first : first + 256]]
-            self._channel.send({"op": "push", "messages": part})
+            self._channel.send({"op": "push", "messages": part, "nodes": list(nodes)})
+
+    def resumed(self, ids: Collection[str]) -> None:
+        """Say that what an interrupted phase asks for is asked for again: `ids`. What else is open is not wanted."""
+        self._channel.send({"op": "resumed", "ids": list(ids)})
+
+    def resumable(self, *, can: bool) -> None:
+        """Say whether this run can be gone on with from its checkpoints."""
+        self._channel.send({"op": "resumable", "can": can})
+
+    def checkpoint(self, phase: tuple[int, str], record: tuple[bytes, int], arrays: tuple[bytes, int] | None) -> None:
+        """Say that a phase is done: the blobs of the strategy's record, and of the global arrays if they are new."""
+        self._channel.send({"op": "checkpoint", "phase": phase, "record": record, "arrays": arrays})
 
     def give_up(self, ids: Collection[str], seconds: float) -> None:
         """Say that these are no longer waited for."""

@@ -13,9 +13,8 @@ import os
 import random
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,8 @@ from argosy_common.bundle import AppManifest
 from argosy_common.clock import Clock, SystemClock
 from argosy_common.errors import AppImportFailed, ArgosyError, ProgrammingError, ServerAppFailed
 from argosy_common.flower import compat
-from argosy_common.flower.arrays import write_arrays
+from argosy_common.flower.arrays import read_arrays, write_arrays
+from argosy_common.flower.checkpoint import Checkpointed, Record
 from argosy_common.flower.fedbuff import FedBuff
 from argosy_common.flower.quorum import QuorumGrid
 from argosy_common.flower.selection import SelectionGrid
@@ -40,7 +40,7 @@ from argosy_common.run_settings import CodecSettings, SecureSettings, StragglerS
 from argosy_common.straggler.selectors import get_selector
 from argosy_server.models.exporter import export_model
 from argosy_server.models.settings import ModelSettings
-from argosy_server.runs.grid import EdgeGrid, GridSettings
+from argosy_server.runs.grid import Before, EdgeGrid, GridSettings
 from argosy_server.runs.port import DaemonPort, RunStopped
 
 if TYPE_CHECKING:
@@ -51,9 +51,6 @@ log = get_logger(__name__)
 
 SERVER_NODE_ID = 1
 """Flower's node id of the server's side; no device has it (DESIGN.md, "Names")."""
-
-_ORPHAN_S = 5.0
-"""What a server app may still do, perhaps save something, when its coordinator has died."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,11 @@ class Assignment:
     """A `StragglerSettings`."""
     fleet: tuple[int, bytes] | None
     """Version and bytes of the operator's fleet list."""
+    salt: str = ""
+    """Of the ids of its messages."""
+    before: dict[str, Any] | None = None
+    """Where it was interrupted: a `Before` (but for the grace), and blobs, as digest and size, of the strategy's
+    `record` and of the global `arrays`, each None where there is none."""
 
 
 class RunObserver:
@@ -84,10 +86,16 @@ class RunObserver:
     Implements `argosy_common.flower.compat.StrategyObserver`.
     """
 
-    def __init__(self, port: DaemonPort, store: BlobStore, rounds: int | None) -> None:
+    def __init__(
+        self, port: DaemonPort, store: BlobStore, rounds: int | None, done: tuple[Record, ArrayRecord | None] | None
+    ) -> None:
         self._port = port
         self._store = store
         self._rounds = rounds
+        self._done = done
+        self._starts = 0
+        self.keep_arrays: Callable[[ArrayRecord], BlobRef] = lambda arrays: write_arrays(arrays, store)
+        """Puts the global arrays into the store."""
         self.wanted: int | None = None
         self.final_model: BlobRef | None = None
         self.layer: CodecGrid | SecureGrid | None = None
@@ -96,6 +104,11 @@ class RunObserver:
         """Under which name it is told."""
         self.asynchronous: StragglerSettings | None = None
         """How updates are taken in without rounds, if they are."""
+
+    def hold_arrays(self, edge: EdgeGrid) -> None:
+        """Have the arrays that are gone on from stay as long as they are used."""
+        if self._done is not None and self._done[1] is not None:
+            edge.hold(self._done[1])
 
     def starting(self, start: compat.StrategyStart) -> int | None:
         """Tell the daemon what begins; return the operator's number of rounds, if there is one."""
@@ -111,8 +124,13 @@ class RunObserver:
     def instead(self, strategy: Strategy) -> Strategy:
         """Return the app's strategy; in an asynchronous run, FedBuff around it."""
         settings = self.asynchronous
+        self._starts += 1
         if settings is None or isinstance(strategy, FedBuff):
-            return strategy
+            # a second strategy would need what became of the first: such an app cannot be gone on with
+            resumable = self._starts == 1 and compat.runs_flowers_loop(strategy)
+            self._port.resumable(can=resumable)
+            return Checkpointed(strategy, done=self._done, keep=self._keep) if resumable else strategy
+        self._port.resumable(can=False)
         return FedBuff(
             strategy,
             buffer=settings.buffer,
@@ -120,6 +138,17 @@ class RunObserver:
             staleness=settings.staleness,
             report=lambda name, data: self._port.event(name, **data),
         )
+
+    def evaluation(self, strategy: Strategy, evaluate: compat.Evaluate) -> compat.Evaluate:
+        """Return the app's own evaluation, which is not done again for rounds that are done."""
+        return strategy.central(evaluate) if isinstance(strategy, Checkpointed) else evaluate
+
+    def _keep(self, record: Record, arrays: ArrayRecord | None) -> None:
+        """Keep what the strategy has reached, then say so."""
+        kept = self.keep_arrays(arrays) if arrays is not None and len(arrays) else None
+        ref = self._store.put_bytes(record.pack())
+        blob = None if kept is None else (kept.digest, kept.size)
+        self._port.checkpoint(record.done, (ref.digest, ref.size), blob)
 
     def waiting(self, online: int, wanted: int) -> None:  # noqa: ARG002  (the daemon knows who is online)
         """Keep the minimum that the strategy waits for."""
@@ -149,7 +178,8 @@ def main() -> None:
     port = DaemonPort(channel, clock=clock, gone=_end_orphan)
     port.start()
     store = BlobStore(Path(assignment.store))
-    observer = RunObserver(port, store, assignment.rounds)
+    before = assignment.before
+    observer = RunObserver(port, store, assignment.rounds, _done(before, store))
     error, stopped, seen = None, False, None
     try:
         edge = EdgeGrid(
@@ -159,7 +189,11 @@ def main() -> None:
             settings=GridSettings(**assignment.grid),
             clock=clock,
             wanted=lambda: observer.wanted,
+            salt=assignment.salt,
+            before=None if before is None else Before(tuple(before["nodes"]), before["interrupted"]),
         )
+        observer.keep_arrays = edge.keep
+        observer.hold_arrays(edge)
         _run(assignment, _layered(edge, assignment, port, observer), observer, store)
         seen = edge.seen.sketch()
     except RunStopped:
@@ -210,12 +244,18 @@ def _export(
         port.model(settings.name, draft.with_seen(seen).to_wire())
 
 
-def _end_orphan() -> None:
-    """End this process, and what its app has started, once the coordinator is gone and the app takes no notice.
+def _done(before: dict[str, Any] | None, store: BlobStore) -> tuple[Record, ArrayRecord | None] | None:
+    """Return what the strategy had reached; None where it begins."""
+    if before is None or before["record"] is None:
+        return None
+    digest, _ = before["record"]
+    record = Record.unpack(store.path(digest).read_bytes())
+    arrays = None if before["arrays"] is None else read_arrays(BlobRef(*before["arrays"]), store)
+    return record, arrays
 
-    An app that uses the grid ends at its next request; one that is deep in its own work has nobody to work for.
-    """
-    time.sleep(_ORPHAN_S)
+
+def _end_orphan() -> None:
+    """End this process, and what its app has started: the coordinator is gone, and its next start goes on by itself."""
     log.warning("run.orphaned")
     os.killpg(0, signal.SIGKILL)  # the supervisor made this process the leader of its group
 

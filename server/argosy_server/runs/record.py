@@ -15,6 +15,7 @@ from typing import Any
 from argosy_common.clock import Clock
 from argosy_common.errors import ArgosyError, DiskFull, StorageFailed
 from argosy_common.logs import get_logger
+from argosy_server.crash_points import reach
 from argosy_server.group_commit import GroupCommit
 from argosy_server.store import Store
 from argosy_server.store.rows import RunChanges
@@ -62,8 +63,17 @@ class RunRecord:
         self.event(run, "run-finished", end.event)
         while not self._ledger.flush(FLUSH_S) and not self._closing.is_set():
             pass
+        reach("run.told")
+        self.verdict(run, end.event)
+        reach("run.ended")
+
+    def verdict(self, run: int, told: dict[str, Any]) -> None:
+        """Write down a run's end as its event tells of it."""
         row = RunChanges(
-            status=end.status, error=end.event["error"], final_model=end.final_model, finished_at=self._clock.wall()
+            status=told["status"],
+            error=told["error"],
+            final_model=told["final_model"],
+            finished_at=self._clock.wall(),
         )
         self.insist(lambda: self._store.runs.update(run, **row), f"the end of run {run}")
         self._wake()

@@ -4,13 +4,15 @@ Run states, and what moves them:
 
     pending ─started→ running ─ended→ finished | failed | stopped
 
-A run that was not over when the coordinator stopped is `failed` with `run-interrupted` at the next start.
+A run that was not over when the coordinator stopped is gone on with at the next start (`resume.py`); one that cannot be
+is `failed` with `run-interrupted`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +31,17 @@ from argosy_common.clock import Clock
 from argosy_common.errors import (
     ArgosyError,
     BlobUnknown,
+    DiskFull,
     ProgrammingError,
     RunInterrupted,
     ServerAppFailed,
+    StorageFailed,
     error_from_wire,
 )
 from argosy_common.files import private_folder
 from argosy_common.ipc import Channel, child_environment
 from argosy_common.logs import get_logger
+from argosy_server.crash_points import reach
 from argosy_server.dispatcher import Dispatcher
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.group_commit import GroupCommit
@@ -47,8 +53,9 @@ from argosy_server.registry import Registry
 from argosy_server.runs.layers import fuse_layers
 from argosy_server.runs.live import LiveRun
 from argosy_server.runs.record import End, RunRecord
+from argosy_server.runs.resume import PHASES, Resumption, pinned, resumption
 from argosy_server.settings import RunsTable
-from argosy_server.store import DeviceState, RunRow, Store
+from argosy_server.store import DeviceState, ModelRow, ProgressRow, RunRow, Store
 
 log = get_logger(__name__)
 
@@ -76,6 +83,8 @@ class _Active:
     answers: GroupCommit[dict[str, Any]]
     """Sends it answers on a thread of its own: a process that does not read must not hold up other runs."""
     stopping: bool = False
+    phase: tuple[int | None, str] = (None, "")
+    """The last one that was asked for."""
     ended: dict[str, Any] | None = None
     held: set[bytes] = field(default_factory=set)
     """Digests that the run's process may still read."""
@@ -85,6 +94,16 @@ class _Active:
     live: LiveRun = field(default_factory=LiveRun)
     watcher: threading.Thread = field(default_factory=threading.Thread)
     """Serves its channel, and settles the run at the end."""
+    resumed: bool = False
+    """Whether it is gone on with after the coordinator was killed."""
+    resumable: bool = False
+    """Whether it can be."""
+    pinned: set[bytes] = field(default_factory=set)
+    """Blobs of its last checkpoint."""
+    records: set[bytes] = field(default_factory=set)
+    """Of these, the strategy's record."""
+    freed: set[bytes] = field(default_factory=set)
+    """Blobs that its process needs no more, and would need again if it were gone on with from the last checkpoint."""
 
     def measured(self, name: str, data: Mapping[str, Any]) -> None:
         """Remember the newest metrics: the server app's own, and those of the devices where it has none."""
@@ -128,6 +147,7 @@ class RunSupervisor:
         self._kept: set[bytes] = set()
         """Apps and final models. A run may come upon the same content and be done with it: it stays all the same."""
         self._lock = threading.RLock()
+        self._closing = threading.Event()
         self._record = RunRecord(store, clock=clock)
         dispatcher.on_unclaimed(self._drop)
 
@@ -193,6 +213,7 @@ class RunSupervisor:
                 run_config=fused,
                 options=options,
             )
+            reach("run.recorded")
             try:
                 with storage_errors(self.folder(run)):
                     staging.replace(private_folder(self.folder(run)) / "app")
@@ -266,22 +287,62 @@ class RunSupervisor:
     # --- life
 
     def recover(self) -> None:
-        """At start: call interrupted what was under way when the coordinator last stopped, and remove what it left."""
-        rows = self._store.runs.list()
-        for row in rows:
-            if row.status in ACTIVE:
-                self._store.instructions.cancel_run(row.id)
-                self._store.instructions.drop_payloads(row.id)
-                self._dispatcher.bury(row.id)
-                self._record.end(row.id, End("failed", RunInterrupted(run=row.id), None, None))
-                log.warning("run.interrupted", run=row.id)
-        self._sweep(rows)
+        """At start: go on with what was under way when the coordinator last stopped, and remove what it left.
 
-    def _sweep(self, rows: Collection[RunRow]) -> None:
-        """Remove the blobs that no run needs any more: all but apps, final models and versions."""
+        What cannot be gone on with is called interrupted. Before anybody hears of us, since a reply that comes is lost
+        if nobody knows of its instruction.
+        """
+        rows = self._store.runs.list()
+        resumptions: list[Resumption] = []
+        for row in rows:
+            if row.status not in ACTIVE or self._is_told(row):
+                continue
+            found = resumption(row, self._store, self._blobs)
+            if found is not None:
+                resumptions.append(found)
+            else:
+                self._interrupt(row)
+        self._sweep(rows, resumptions)
+        for each in reversed(resumptions):
+            try:
+                self._resume(each)
+            except ArgosyError as error:
+                log.error("run.not_resumed", run=each.row.id, code=error.code, why=error.message)
+                self._never_began(each.row.id, error)
+
+    def _is_told(self, row: RunRow) -> bool:
+        """Finish the record of a run whose end was told of already."""
+        for event in self._store.events.last(row.id, 1):
+            if event.name == "run-finished":
+                self._record.verdict(row.id, event.data)
+                self._dispatcher.bury(row.id)
+                return True
+        return False
+
+    def _interrupt(self, row: RunRow) -> None:
+        self._store.instructions.cancel_run(row.id)
+        self._store.instructions.drop_payloads(row.id)
+        self._dispatcher.bury(row.id)
+        self._record.end(row.id, End("failed", RunInterrupted(run=row.id), None, None))
+        log.warning("run.interrupted", run=row.id)
+
+    def _resume(self, found: Resumption) -> None:
+        """Go on with a run: first what devices owe it, then its process."""
+        row = found.row
+        if found.progress is None:
+            self._spawn(row, row.options["rounds"])
+            return
+        self._store.progress.resumed(row.id)
+        self._dispatcher.restore(row.id, found.open)
+        self._spawn(row, row.options["rounds"], found)
+        log.info("run.resumed", run=row.id, round=found.progress.done_round, phase=found.progress.done_phase)
+
+    def _sweep(self, rows: Collection[RunRow], resumptions: Collection[Resumption]) -> None:
+        """Remove the blobs that no run needs any more: all but apps, final models, versions, and what goes on."""
         self._kept = {bytes.fromhex(hexed) for row in rows for hexed in (row.app_digest, row.final_model) if hexed}
         self._kept.update(bytes.fromhex(hexed) for hexed in self._store.models.digests())
-        litter = [digest for digest in self._blobs.digests() if digest not in self._kept]
+        needed = self._kept.union(*(each.digests for each in resumptions))
+        litter = [digest for digest in self._blobs.digests() if digest not in needed]
         for digest in litter:
             self._blobs.delete(digest)
         freed = self._blobs.sweep()
@@ -289,12 +350,16 @@ class RunSupervisor:
             log.info("runs.swept", blobs=len(litter), unfinished_bytes=freed)
 
     def close(self) -> None:
-        """Stop all runs; bounded."""
+        """End all processes; bounded. Runs that can be gone on with are, at the next start; others are stopped."""
+        self._closing.set()
         self._record.closing()
         with self._lock:
             active = list(self._active.values())
         for each in active:
-            self.stop(each.run)
+            if each.resumable:
+                self._kill(each)
+            else:
+                self.stop(each.run)
         for each in active:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 each.process.wait(STOP_GRACE_S)
@@ -303,12 +368,18 @@ class RunSupervisor:
             each.watcher.join(STOP_GRACE_S)
         self._record.close()
 
-    def _spawn(self, row: RunRow, rounds: int | None) -> None:
-        folder = self.folder(row.id)
-        self._store.runs.update(row.id, status="running", started_at=self._clock.wall())
+    def _spawn(self, row: RunRow, rounds: int | None, found: Resumption | None = None) -> None:
+        """Start a run's process; with `found`, to go on with it."""
+        folder = private_folder(self.folder(row.id))
+        progress = found.progress if found is not None else None
+        if progress is None:
+            progress = self._first_progress(row.id)
+            self._store.runs.update(row.id, status="running", started_at=self._clock.wall())
+            self._record.event(row.id, "run-started", {"app": row.app_name, "rounds": rounds, "strategy": None})
+        else:
+            self._record.event(row.id, "run-resumed", {"round": progress.done_round, "phase": progress.done_phase})
         with storage_errors(folder):
             output = self.log_path(row.id).open("ab")
-        self._record.event(row.id, "run-started", {"app": row.app_name, "rounds": rounds, "strategy": None})
         ours, theirs = Channel.pair()
         bundle = BlobRef(bytes.fromhex(row.app_digest), row.app_size)
         environment = {
@@ -341,6 +412,8 @@ class RunSupervisor:
             f"answers-{row.id}", lambda many: _send_all(ours, many, row.id)
         )
         active = _Active(row.id, process, ours, app, self._clock.monotonic(), answers)
+        if found is not None:
+            self._take_up(active, found)
         with self._lock:
             self._active[row.id] = active
         self._dispatcher.listen(row.id, lambda answer: self._forward(active, answer))
@@ -365,10 +438,36 @@ class RunSupervisor:
                     },
                     "codec": row.options["codec"],
                     "straggler": row.options.get("straggler", {}),
+                    "salt": progress.salt,
+                    "before": None if found is None else found.before(),
                     **self._secure(row),
                 }
             )
         log.info("run.started", run=row.id, app=row.app_name, pid=process.pid)
+        reach("run.spawned")
+
+    def _first_progress(self, run: int) -> ProgressRow:
+        known = self._store.progress.get(run)
+        if known is None:
+            self._store.progress.create(run, secrets.token_hex(16))
+            known = self._store.progress.get(run)
+        assert known is not None  # noqa: S101  (it was just made)
+        return known
+
+    def _take_up(self, active: _Active, found: Resumption) -> None:
+        """Have a run be what it was: its live view and metrics from its events, and what it holds."""
+        active.resumed = True
+        active.resumable = found.progress is not None and found.progress.resumable
+        active.pinned = pinned(found.progress)
+        if found.progress is not None and found.progress.record_digest:
+            active.records = {bytes.fromhex(found.progress.record_digest)}
+        active.held.update(found.digests)
+        after = 0
+        while page := self._store.events.after(active.run, after, _PAGE):
+            for event in page:
+                active.live.apply(event.name, event.data)
+                active.measured(event.name, event.data)
+            after = page[-1].seq
 
     def _secure(self, row: RunRow) -> dict[str, Any]:
         """Return what a run's process needs to know of secure aggregation."""
@@ -401,29 +500,72 @@ class RunSupervisor:
                 return None
 
     def _serve(self, active: _Active, message: dict[str, Any]) -> None:
-        op = message["op"]
-        if op == "nodes":
-            active.channel.send({"op": "nodes", "ids": [int(device, 16) for device in self._registry.online()]})
-        elif op == "conditions":
-            active.channel.send({"op": "conditions", "of": self._registry.conditions()})
-        elif op == "push":
-            self._push(active, message["messages"])
-        elif op == "give-up":
-            self._dispatcher.give_up(message["ids"], message["seconds"])
-        elif op == "release":
-            self._release(active, message["digests"])
-        elif op == "event":
-            self._note(active, message["name"], message["data"])
-        elif op == "update":
-            self._store.runs.update(active.run, **message["fields"])
-        elif op == "model":
-            self._add_model(active, message["name"], message["draft"])
-        elif op == "finished":
-            active.ended = message
-        else:
-            raise ProgrammingError(what=f"a run process asked for '{op}'")
+        serve = self._requests.get(message["op"])
+        if serve is None:
+            raise ProgrammingError(what=f"a run process asked for '{message['op']}'")
+        serve(active, message)
 
-    def _push(self, active: _Active, messages: list[dict[str, Any]]) -> None:
+    @cached_property
+    def _requests(self) -> dict[str, Callable[[_Active, dict[str, Any]], object]]:
+        """What a run's process may ask for; see `argosy_server.runs.port`."""
+        return {
+            "nodes": lambda active, _: active.channel.send(
+                {"op": "nodes", "ids": [int(device, 16) for device in self._registry.online()]}
+            ),
+            "conditions": lambda active, _: active.channel.send(
+                {"op": "conditions", "of": self._registry.conditions()}
+            ),
+            "push": lambda active, it: self._push(active, it["messages"], it["nodes"]),
+            "give-up": lambda _, it: self._dispatcher.give_up(it["ids"], it["seconds"]),
+            "release": lambda active, it: self._release(active, it["digests"]),
+            "event": lambda active, it: self._note(active, it["name"], it["data"]),
+            "update": lambda active, it: self._store.runs.update(active.run, **it["fields"]),
+            "model": lambda active, it: self._add_model(active, it["name"], it["draft"]),
+            "resumable": lambda active, it: self._can_resume(active, can=it["can"]),
+            "resumed": lambda active, it: self._asked_again(active, set(it["ids"])),
+            "checkpoint": self._checkpoint,
+            "finished": self._ended,
+        }
+
+    @staticmethod
+    def _ended(active: _Active, message: dict[str, Any]) -> None:
+        active.ended = message
+
+    def _can_resume(self, active: _Active, *, can: bool) -> None:
+        active.resumable = can
+        self._store.progress.resumable(active.run, can=can)
+
+    def _asked_again(self, active: _Active, ids: set[str]) -> None:
+        self._dispatcher.settle_for(active.run, ids)
+        active.resumed = False  # from here on it asks for nothing that it has asked for before
+
+    def _checkpoint(self, active: _Active, message: dict[str, Any]) -> None:
+        """Note what a run has reached; what only its last step needed may go then.
+
+        A disk that is full costs the checkpoint and not the run: it would be gone on with from the one before.
+        """
+        reach("checkpoint.arrived")
+        record, arrays = tuple(message["record"]), message["arrays"]
+        fresh = {record[0], *([arrays[0]] if arrays else [])}
+        with self._lock:
+            active.held.update(fresh)
+        try:
+            self._store.progress.done(active.run, tuple(message["phase"]), record, tuple(arrays) if arrays else None)
+        except (DiskFull, StorageFailed) as error:
+            log.error("run.checkpoint_not_kept", run=active.run, code=error.code, why=error.message)
+            return
+        reach("checkpoint.recorded")
+        known = self._store.progress.get(active.run)
+        with self._lock:
+            active.pinned = pinned(known)
+            # the process tells when it needs arrays no more; records are read by nobody but the next one
+            free = (active.freed | active.records) - active.pinned
+            active.freed, active.records = active.freed & active.pinned, {record[0]}
+        self._release_now(active, free)
+        reach("checkpoint.freed")
+
+    def _push(self, active: _Active, messages: list[dict[str, Any]], nodes: list[int]) -> None:
+        self._begin_phase(active, messages[0], nodes)
         outgoing = [
             Outgoing(
                 id=each["id"],
@@ -439,7 +581,19 @@ class RunSupervisor:
         ]
         with self._lock:
             active.held.update(ref.digest for out in outgoing for ref in out.blobs)
-        self._dispatcher.submit(active.app, outgoing)
+        if active.resumed:
+            self._dispatcher.resubmit(active.app, outgoing)
+        else:
+            self._dispatcher.submit(active.app, outgoing)
+
+    def _begin_phase(self, active: _Active, first: dict[str, Any], nodes: list[int]) -> None:
+        """Note a phase before anybody is asked, once."""
+        phase = (first["round"], first["message_type"].split(".", maxsplit=1)[0])
+        if not active.resumable or phase[0] is None or phase[1] not in PHASES or phase == active.phase:
+            return
+        active.phase = phase
+        self._store.progress.begun(active.run, phase, nodes)
+        reach("phase.begun")
 
     def _forward(self, active: _Active, answer: Answer) -> None:
         """Hand an answer to the run's process."""
@@ -472,6 +626,14 @@ class RunSupervisor:
         )
 
     def _release(self, active: _Active, digests: Collection[bytes]) -> None:
+        """Delete blobs that the run's process needs no more, after the next checkpoint where there are any."""
+        if active.resumable:
+            with self._lock:
+                active.freed.update(digests)
+        else:
+            self._release_now(active, digests)
+
+    def _release_now(self, active: _Active, digests: Collection[bytes]) -> None:
         """Delete blobs that nobody needs any more; one that a slow device may still fetch goes when the run ends."""
         free = [digest for digest in digests if not self._dispatcher.needs(digest)]
         with self._lock:
@@ -501,12 +663,20 @@ class RunSupervisor:
             parts = Draft.from_wire(draft)
             with self._lock:
                 self._kept.update(bytes.fromhex(blob.digest) for blob in (parts.onnx, parts.golden.blob))
-            made = self._models.add(name, parts, origin, actor=f"run:{active.run}")
+            made = self._exported_before(active.run, name, parts) or self._models.add(
+                name, parts, origin, actor=f"run:{active.run}"
+            )
+            reach("model.added")
         except ArgosyError as error:
             log.error("run.model_not_added", run=active.run, code=error.code, why=error.message)
             self._note(active, "model-not-exported", {"error": error.to_wire()})
         else:
             self._note(active, "model-exported", {"model": made.reference, "metrics": dict(active.metrics)})
+
+    def _exported_before(self, run: int, name: str, draft: Draft) -> ModelRow | None:
+        """Return the version that this run's app exported before the coordinator was killed, if it did."""
+        rows = self._store.models.of_run(run)
+        return next((row for row in rows if row.name == name and row.onnx_digest == draft.onnx.digest), None)
 
     def _note(self, active: _Active, name: str, data: dict[str, Any]) -> None:
         with self._lock:
@@ -530,20 +700,29 @@ class RunSupervisor:
             code = active.process.wait(STOP_GRACE_S)
         with contextlib.suppress(ProcessLookupError):  # what its app has started and left behind
             os.killpg(active.process.pid, signal.SIGKILL)
+        if self._closing.is_set() and active.resumable and active.ended is None and not active.stopping:
+            self._let_go(active)
+            log.info("run.to_be_resumed", run=active.run)
+            return
+        reach("run.over")
         status, error, final = self._outcome(active, code)
         self._record.insist(lambda: self._dispatcher.close_run(active.run), f"the end of run {active.run}")
         with self._lock:
             held = set(active.held)
             if final:
                 self._kept.add(bytes.fromhex(final))
-        self._release(active, held)
+        self._release_now(active, held)
+        reach("run.closed")
         seconds = self._clock.monotonic() - active.started_at
         self._record.end(active.run, End(status, error, final, seconds))
+        self._let_go(active)
+        log.info("run.finished", run=active.run, status=status, seconds=seconds, code=error.code if error else "")
+
+    def _let_go(self, active: _Active) -> None:
         with self._lock:
             self._active.pop(active.run, None)
         active.answers.close()
         active.channel.close()
-        log.info("run.finished", run=active.run, status=status, seconds=seconds, code=error.code if error else "")
 
     def _outcome(self, active: _Active, code: int) -> tuple[str, ArgosyError | None, str | None]:
         ended = active.ended

@@ -31,6 +31,8 @@ _ORIGINS = {
 }
 _TABLE = cast("Table", Instruction.__table__)
 _MAX_INT = 2**31 - 1
+_PART = 500
+"""Ids in one statement."""
 
 
 class Instructions:
@@ -60,6 +62,16 @@ class Instructions:
         with self._database.read() as session:
             found = session.get(Instruction, instruction)
             return None if found is None else found.to_row(InstructionRow)
+
+    def known(self, instructions: Collection[str]) -> dict[str, InstructionRow]:
+        """Return those of `instructions` that are stored, by id."""
+        found: dict[str, InstructionRow] = {}
+        wanted = list(instructions)
+        with self._database.read() as session:
+            for at in range(0, len(wanted), _PART):
+                rows = session.scalars(select(Instruction).where(Instruction.id.in_(wanted[at : at + _PART])))
+                found.update((row.id, row.to_row(InstructionRow)) for row in rows)
+        return found
 
     def accepted(self, instruction: str) -> bool:
         """Note that the device has it in its journal. False if that is not news, or it is unknown."""

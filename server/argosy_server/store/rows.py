@@ -204,6 +204,37 @@ class RunChanges(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class ProgressRow:
+    """How far a run is. Rounds count from 1, phases are `train` and `evaluate`; 0 and empty: none yet."""
+
+    run: int
+    salt: str
+    """Random; ids of its messages are made with it."""
+    resumable: bool
+    """Whether it can be gone on with from what was reached."""
+    resumes: int
+    """How often it was gone on with since its last checkpoint."""
+    done_round: int
+    done_phase: str
+    record_digest: str | None
+    record_size: int
+    arrays_digest: str | None
+    arrays_size: int
+    begun_round: int
+    begun_phase: str
+    nodes: list[str]
+    """Who was online when the last phase began, by device id."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the phase that was begun last is not done."""
+        return (self.begun_round, self.begun_phase) > (0, "") and (
+            (self.begun_round, self.begun_phase != "train") > (self.done_round, self.done_phase != "train")
+            or self.done_round == 0
+        )
+
+
+@dataclass(frozen=True)
 class EventRow:
     """Something that happened in a run; `seq` counts from 1 in each run, without gaps."""
 

@@ -134,6 +134,12 @@ class Events:
             session.execute(insert(cast("Table", Event.__table__)), rows)
         return numbers
 
+    def last(self, run: int, count: int) -> list[EventRow]:
+        """Return the latest events of a run, the newest first."""
+        query = select(Event).where(Event.run == run).order_by(Event.seq.desc()).limit(count)
+        with self._database.read() as session:
+            return [event.to_row(EventRow) for event in session.scalars(query)]
+
     def after(self, run: int, seq: int = 0, limit: int = 1000) -> list[EventRow]:
         """Return at most `limit` events of a run that come after number `seq`, in order.
 

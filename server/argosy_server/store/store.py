@@ -11,6 +11,7 @@ from argosy_server.store.devices import Devices
 from argosy_server.store.enrolments import Enrolments
 from argosy_server.store.instructions import Instructions
 from argosy_server.store.models import Models
+from argosy_server.store.progress import RunProgress
 from argosy_server.store.renewals import Renewals
 from argosy_server.store.rollouts import Rollouts
 from argosy_server.store.runs import Events, Runs
@@ -27,6 +28,7 @@ class Store:
         self.enrolments = Enrolments(database, clock)
         self.renewals = Renewals(database, clock)
         self.runs = Runs(database, clock)
+        self.progress = RunProgress(database, clock)
         self.events = Events(database, clock)
         self.instructions = Instructions(database, clock)
         self.models = Models(database, clock)

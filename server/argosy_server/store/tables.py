@@ -9,7 +9,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import DateTime, Dialect, ForeignKey, Index, Integer, LargeBinary, Text, TypeDecorator
+from sqlalchemy import BigInteger, DateTime, Dialect, ForeignKey, Index, Integer, LargeBinary, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from argosy_server.store.rows import DeviceState, InstructionState, Json, RunStatus
@@ -184,6 +184,25 @@ class Run(Base):
     def status(self) -> RunStatus:
         """The status by name."""
         return RunStatus(self.status_text)
+
+
+class Progress(Base):
+    """See `rows.ProgressRow`."""
+
+    __tablename__ = "run_progress"
+    run: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    salt: Mapped[str] = mapped_column(CleanText)
+    resumable: Mapped[bool]
+    resumes: Mapped[int]
+    done_round: Mapped[int]
+    done_phase: Mapped[str] = mapped_column(CleanText)
+    record_digest: Mapped[str | None] = mapped_column(CleanText)
+    record_size: Mapped[int]
+    arrays_digest: Mapped[str | None] = mapped_column(CleanText)
+    arrays_size: Mapped[int] = mapped_column(BigInteger)
+    begun_round: Mapped[int]
+    begun_phase: Mapped[str] = mapped_column(CleanText)
+    nodes: Mapped[list[str]] = mapped_column(Document)
 
 
 class Event(Base):

@@ -1,6 +1,6 @@
 """A part of a model, run by the coordinator for a device: the form of the request (docs/protocol.md, "By HTTPS").
 
-    POST /v1/infer/{name}/{version}?from={tensor}   the tensor's bytes, C order, little-endian, under X-Dtype and X-Shape
+    POST /v1/infer/{name}/{version}?from={tensor}   its bytes, C order, little-endian, with X-Dtype and X-Shape
     POST /v1/infer                                  any bytes: they are counted and forgotten; a device measures by it
 
 No numpy here: the coordinator's daemon checks requests too.
@@ -19,6 +19,7 @@ from argosy_common.errors import InputInvalid
 PATH = "/v1/infer"
 MAX_BODY = 16 * 1024 * 1024
 MAX_DIMENSIONS = 8
+MAX_BATCH = 1024
 MAX_TENSOR = 256
 """Characters of a tensor's name."""
 MAX_DEADLINE_MS = 60_000.0

@@ -116,6 +116,17 @@ class RunsTable(_Table):
     """How long a device may stay away, after the broker's delay of its will, before what it owes is answered for it."""
 
 
+class InferenceTable(_Table):
+    """`[inference]`: whether this machine runs models, or parts of them, for devices."""
+
+    enabled: bool = False
+    """Off unless set: it costs this machine's processor. Devices fall back to running everything themselves."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processor cores that one request may take."""
+    queue: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Requests at once, the one that runs included; further ones are told that it is busy."""
+
+
 class CoordinatorSettings(Settings):
     """All settings of the coordinator daemon."""
 
@@ -129,6 +140,7 @@ class CoordinatorSettings(Settings):
     broker: BrokerTable = BrokerTable()
     enrolment: EnrolmentTable = EnrolmentTable()
     runs: RunsTable = RunsTable()
+    inference: InferenceTable = InferenceTable()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("log_level", mode="before")

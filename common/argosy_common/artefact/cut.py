@@ -9,6 +9,7 @@ Pure: bytes in, bytes out. The package onnx is imported once a file is opened he
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -108,7 +109,7 @@ class Graph:
             if not common:
                 raise CutImpossible(tensor=name, why="the exit shares no place with the way to the answer")
             found.append(max(common, key=lambda each: each.depth))
-        if any(later.depth < sooner.depth for sooner, later in zip(found, found[1:], strict=False)):
+        if any(later.depth < sooner.depth for sooner, later in itertools.pairwise(found)):
             raise CutImpossible(tensor=exits[0], why="the exits are not in the order in which they leave the way")
         return found
 
@@ -191,4 +192,3 @@ def _needs(node: Any) -> set[str]:  # noqa: ANN401  (of onnx)
                 own |= {name for name in each.output if name}
             wanted |= inner - own
     return wanted
-

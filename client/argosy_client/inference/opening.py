@@ -7,6 +7,7 @@ from pathlib import Path
 from argosy_client.inference.backend import Material, installed
 from argosy_client.inference.choose import choose
 from argosy_client.inference.folder import Version
+from argosy_client.inference.placement.opening import placed
 from argosy_client.inference.serving import QUEUE, Loaded
 from argosy_common.artefact.golden import agrees
 from argosy_common.errors import NoBackend
@@ -18,9 +19,15 @@ _WARM = 3
 
 
 def opened(
-    version: Version, *, threads: int = 1, budget_mb: float | None = None, queue: int = QUEUE, root: Path = Path("/")
+    version: Version,
+    *,
+    threads: int = 1,
+    budget_mb: float | None = None,
+    queue: int = QUEUE,
+    root: Path = Path("/"),
+    state_dir: Path | None = None,
 ) -> Loaded:
-    """Return a version, ready to be asked.
+    """Return a version, ready to be asked; `state_dir` has this board's enrolment, should a plan send it elsewhere.
 
     Raises:
         NoBackend: none runs it rightly.
@@ -36,6 +43,7 @@ def opened(
     if backend.exact and not agrees(outputs, golden, manifest.golden.tolerance):
         session.close()
         raise NoBackend(model=manifest.reference, why=f"{choice.backend}: right in its trial, and wrong now")
+    session = placed(version, session, threads=threads, state_dir=state_dir)
     log.info(
         "model.open",
         model=manifest.reference,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from argosy_client.inference.backend import Array, Session
+from argosy_client.inference.backend import Array, Placed, Session, counts_of
 from argosy_client.inference.choose import Choice
 from argosy_client.inference.preprocess import picture, prepared
 from argosy_common.artefact import Manifest
@@ -48,6 +48,7 @@ class Loaded:
         self.choice = choice
         self.counters = Counters()
         self._session = session
+        self._run = session.run_by if isinstance(session, Placed) else lambda batch, _: session.run(batch)
         self._queue = queue
         self._running = threading.Lock()
         self._counting = threading.Lock()
@@ -102,7 +103,7 @@ class Loaded:
         with self._turn(deadline):
             began = time.perf_counter()
             try:
-                outputs = self._session.run(batch)
+                outputs = self._run(batch, deadline)
             except Exception:
                 self.counters.errors += 1
                 raise
@@ -132,6 +133,7 @@ class Loaded:
             "drift": next((each for each in drift if each is not None), None),
             "sketch": today.model_dump(),
             **asdict(self.counters),
+            **counts_of(self._session),
         }
 
     def samples(self) -> Array:

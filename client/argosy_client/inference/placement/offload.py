@@ -23,7 +23,7 @@ from argosy_common.artefact.golden import agrees
 from argosy_common.backoff import Backoff
 from argosy_common.errors import ArgosyError, OffloadUnavailable
 from argosy_common.logs import get_logger
-from argosy_common.offload import infer_path
+from argosy_common.offload import MAX_BATCH, MAX_BODY, infer_path
 
 log = get_logger(__name__)
 
@@ -111,6 +111,9 @@ class Offloaded:
         self._whole.close()
 
     def _rest(self, boundary: Array, room_s: float) -> Array:
+        if boundary.nbytes > MAX_BODY or len(boundary) > MAX_BATCH:
+            self._local += 1
+            return self._tail(boundary)
         try:
             reply = self._line.run(self._path, boundary, timeout_s=min(self._plan.timeout_ms / 1000.0, room_s))
             outputs = reply.array()

@@ -30,6 +30,8 @@ class Place:
     dtype: str
     depth: int
     """How many operations come before it; 0: it is the model's input."""
+    made_by: str = ""
+    """The kind of the last of these, by ONNX's name."""
 
     @property
     def size(self) -> int:
@@ -75,14 +77,14 @@ class Graph:
         way = [(node, needs & self._fed) for node, needs in self._nodes if self._made_of(node) & needed & self._fed]
         left = Counter(name for _, needs in way for name in needs)
         left[output] += 1
-        alive, found = {self.input}, [self._place(self.input, 0)]
+        alive, found = {self.input}, [self._place(self.input, 0, "")]
         for depth, (node, needs) in enumerate(way, 1):
             left.subtract(needs)
             alive = {name for name in alive | self._made_of(node) if left[name] > 0}
             if len(alive) == 1:
                 (name,) = alive
                 if name != output and all(each is None or each.tensor != name for each in found):
-                    found.append(self._place(name, depth))
+                    found.append(self._place(name, depth, node.op_type))
         return [each for each in found if each is not None]
 
     def place(self, tensor: str, output: str) -> Place:
@@ -163,7 +165,7 @@ class Graph:
     def _made_of(node: Any) -> set[str]:  # noqa: ANN401  (of onnx, which has no types of use)
         return {name for name in node.output if name}
 
-    def _place(self, name: str, depth: int) -> Place | None:
+    def _place(self, name: str, depth: int, made_by: str) -> Place | None:
         """Return a tensor as a place; None where its shape is not known, or its first dimension is no batch."""
         kind = self._kinds.get(name)
         if kind is None or not kind.type.HasField("tensor_type") or not kind.type.tensor_type.HasField("shape"):
@@ -177,7 +179,7 @@ class Graph:
             return None
         if not all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in dims[1:]):
             return None
-        return Place(name, tuple(dim.dim_value for dim in dims[1:]), dtype, depth)
+        return Place(name, tuple(dim.dim_value for dim in dims[1:]), dtype, depth, made_by)
 
 
 def _needs(node: Any) -> set[str]:  # noqa: ANN401  (of onnx)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -28,10 +28,13 @@ CANDIDATES = 8
 SECONDS = 0.2
 """How long one thing is measured on this board."""
 _REQUESTS, _WARM, _TURNS = 7, 3, 2
+_FUSED = {"BatchNormalization", "Clip", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh"}
 _PATIENCE_S = 10.0
 """The longest that one request may take while measuring."""
 _UPLOADS = (64 * 1024, 1024 * 1024)
-"""The bytes that the line is measured by: the largest tensor that may cross, within these."""
+"""Bytes that the line is measured by."""
+_TELLING_MS = 50.0
+"""An upload that took so long tells enough."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,23 @@ class Profile:
 
 
 def candidates(places: Sequence[Place], most: int = CANDIDATES) -> list[Place]:
-    """Return the places with the smallest tensors, in the order in which they lie; the input is none of them.
+    """Return the places that are worth measuring, in the order in which they lie; the input is none of them.
 
-    Of neighbours of one size, the last: what lies between them (an activation, say) then stays with what it follows.
+    First those whose tensor is smaller than any before: to cut later at a larger one costs more here and on the way,
+    and saves what the coordinator does faster. Then the smallest others. An activation stays with what it follows.
     """
     inner = [place for place in places if place.depth > 0]
-    ends = [list(alike)[-1] for _, alike in groupby(inner, key=lambda place: place.size)]
-    chosen = sorted(ends, key=lambda place: (place.size, place.depth))[:most]
-    return sorted(chosen, key=lambda place: place.depth)
+    ends = [each for each, after in pairwise([*inner, None]) if each and not (after and _one_step(each, after))]
+    least = accumulate((each.size for each in ends), min, initial=MAX_BODY + 1)
+    ranked = sorted(
+        (each.size >= before, each.size, each.depth, each) for each, before in zip(ends, least, strict=False)
+    )
+    return sorted((each for *_, each in ranked[:most]), key=lambda place: place.depth)
+
+
+def _one_step(place: Place, after: Place) -> bool:
+    """Tell whether runtimes make both in one step."""
+    return after.depth == place.depth + 1 and after.size == place.size and after.made_by in _FUSED
 
 
 def profile(
@@ -98,7 +110,7 @@ def profile(
     wire: Wire | None = None
     if line is not None:
         try:
-            wire = measured(line, max(place.size for place in chosen))
+            wire = measured(line)
         except ArgosyError as error:
             unreachable = error.message.rstrip(".")
     found: list[Way] = []
@@ -110,17 +122,22 @@ def profile(
     return Profile(local, found, wire, unreachable, shares, whole_ms)
 
 
-def measured(line: Line, size: int) -> Wire:
-    """Measure a line by requests without a body, and by bodies of about `size` bytes.
+def measured(line: Line) -> Wire:
+    """Measure a line by requests without a body, and by such that tell: larger ones where small ones take no time.
 
     Raises:
         ArgosyError: by name, why the coordinator does not answer.
     """
     line.ask(PATH, b"", timeout_s=_PATIENCE_S)  # connects
     rtt_ms = _median([line.ask(PATH, b"", timeout_s=_PATIENCE_S).elapsed_ms for _ in range(_REQUESTS)])
-    body = bytes(min(max(size, _UPLOADS[0]), _UPLOADS[1]))
-    sent_ms = _median([line.ask(PATH, body, timeout_s=_PATIENCE_S).elapsed_ms for _ in range(_WARM)])
-    return Wire(rtt_ms, len(body) / max(sent_ms - rtt_ms, 1e-3) * 1000.0)
+    uplink = 0.0
+    for count in _UPLOADS:
+        sent = [line.ask(PATH, bytes(count), timeout_s=_PATIENCE_S).elapsed_ms for _ in range(_WARM)]
+        more_ms = max(_median(sent) - rtt_ms, 1e-3)
+        uplink = count / more_ms * 1000.0
+        if more_ms > _TELLING_MS:
+            break
+    return Wire(rtt_ms, uplink)
 
 
 def _here(
@@ -197,12 +214,12 @@ def _mean_ms(run: Callable[[Array], object], inputs: Array) -> float:
     return float(np.mean(times)) * 1000.0
 
 
-def timed(run: Callable[[], object], seconds: float = SECONDS) -> float:
+def timed(run: Callable[[], object]) -> float:
     """Return the median time of a call, in milliseconds."""
     for _ in range(_WARM):
         run()
     times: list[float] = []
-    ends = time.perf_counter() + seconds
+    ends = time.perf_counter() + SECONDS
     while (began := time.perf_counter()) < ends or len(times) < _WARM:
         run()
         times.append((time.perf_counter() - began) * 1000.0)

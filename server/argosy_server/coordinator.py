@@ -249,6 +249,7 @@ class Coordinator:
                 lambda: doctor.clock_is_sane(now),
                 lambda: doctor.devices(online, total),
                 lambda: doctor.device_certificates(self._certificate_ends(), life, now),
+                lambda: doctor.inference(enabled=self.settings.inference.enabled, trouble=self._remote.trouble()),
                 lambda: doctor.copies([self.store.devices.get(each).name for each in self._dispatcher.twins.recent()]),
             ]
         )
@@ -308,8 +309,8 @@ class Coordinator:
     def _make_offload(self) -> Offload:
         wanted = self.settings.inference
         level = self.settings.log_level
-        host = RemoteHost(threads=wanted.threads, log_level=level, clock=self._clock, rng=self._rng)
-        return Offload(host if wanted.enabled else None, self.models, self._may_ask, queue=wanted.queue)
+        self._remote = RemoteHost(threads=wanted.threads, log_level=level, clock=self._clock, rng=self._rng)
+        return Offload(self._remote if wanted.enabled else None, self.models, self._may_ask, queue=wanted.queue)
 
     def _may_ask(self, device: str, serial: str) -> bool:
         return self._gateway.welcomes(device) and self.store.devices.holds(device, serial)

@@ -61,6 +61,10 @@ class RemoteHost:
         absent = [name for name in ("onnxruntime", "onnx") if find_spec(name) is None]
         return f"{' and '.join(absent)} not installed there" if absent else ""
 
+    def trouble(self) -> str:
+        """Return why nothing can be run at this moment; empty where it can."""
+        return self.missing() or ("" if self._channel is not None else "what runs models is being started")
+
     def start(self) -> None:
         """Begin; returns at once."""
         self._keeper.start()

@@ -40,7 +40,7 @@ from argosy_server.models.remote_host import RemoteHost
 
 log = get_logger(__name__)
 
-MAX_PER_DEVICE = 2
+MAX_PER_DEVICE = 4
 """Requests of one device at once."""
 STATUS: dict[type[ArgosyError], int] = {
     InputInvalid: 400,
@@ -104,8 +104,7 @@ class Offload:
         @app.post(PATH)
         async def measure(request: Request) -> Response:
             async def count(_device: str) -> Response:
-                body = await self._read(request, _ALL)
-                return JSONResponse({"bytes": len(body)})
+                return JSONResponse({"bytes": await _counted(request)})
 
             return await self._answered(request, _ALL, count)
 
@@ -166,7 +165,7 @@ class Offload:
             async with asyncio.timeout(limit_s):
                 manifest, path = await run_in_threadpool(self._versions.signed, model)
                 form = TensorForm.parse(request.headers, model=model)
-                body = await self._read(request, model, form)
+                body = await _read(request, model, form)
                 told = await self._submitted(
                     {
                         "model": model,
@@ -192,24 +191,34 @@ class Offload:
         future = await run_in_threadpool(self._host.submit, asked)
         return await asyncio.wrap_future(future)
 
-    async def _read(self, request: Request, model: str, form: TensorForm | None = None) -> bytes:
-        """Return the body, which may not be longer than `MAX_BODY`, and must be of `form`.
 
-        Raises:
-            InputInvalid: it is not; of one that says at its head that it is too long, nothing is read.
-        """
-        said = request.headers.get("content-length", "")
-        most = MAX_BODY if form is None else min(MAX_BODY, form.size)
-        wrong = InputInvalid(model=model, why=f"its body has another length than {form.size if form else 0} bytes")
-        if form is None or form.size > MAX_BODY:
-            wrong = InputInvalid(model=model, why=f"it is longer than {MAX_BODY} bytes")
-        if (form is not None and form.size > MAX_BODY) or (said.isdecimal() and (len(said) > 12 or int(said) > most)):
-            raise wrong
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise wrong
-        if form is not None and len(body) != form.size:
-            raise wrong
-        return bytes(body)
+async def _counted(request: Request) -> int:
+    """Return how long a body is, and keep nothing of it.
+
+    Raises:
+        InputInvalid: it is longer than `MAX_BODY`.
+    """
+    count = 0
+    async for piece in request.stream():
+        count += len(piece)
+        if count > MAX_BODY:
+            raise InputInvalid(model=_ALL, why=f"it is longer than {MAX_BODY} bytes")
+    return count
+
+
+async def _read(request: Request, model: str, form: TensorForm) -> bytes:
+    """Return the body, which must be of this form.
+
+    Raises:
+        InputInvalid: it is not, or would be longer than `MAX_BODY`; then nothing is read.
+    """
+    if form.size > MAX_BODY:
+        raise InputInvalid(model=model, why=f"it is longer than {MAX_BODY} bytes")
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > form.size:
+            break
+    if len(body) != form.size:
+        raise InputInvalid(model=model, why=f"its body has another length than {form.size} bytes")
+    return bytes(body)

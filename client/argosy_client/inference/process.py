@@ -74,9 +74,8 @@ class Process:
             self.keep()
             return self._load(str(word["name"]))
         if word.get("do") == "drop":
-            with self._loading:
-                self._watch.forget(str(word["name"]))
-                self._serving.drop(str(word["name"]))
+            self._watch.forget(str(word["name"]))
+            self._serving.drop(str(word["name"]))
             return {}
         if word.get("do") == "stats":
             return {"models": [loaded.stats() for loaded in self._serving.all()]}
@@ -102,6 +101,9 @@ class Process:
                 queue=self._serving.queue,
                 state_dir=self._state_dir,
             )
+            if anew and not self._watch.watches(name):
+                loaded.retire()  # it was dropped meanwhile
+                return {}
             self._serving.put(loaded)
             self._watch.note(version, plan)
             return loaded.stats()

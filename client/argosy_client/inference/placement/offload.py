@@ -31,7 +31,6 @@ OPEN_S = 5.0
 """How long the coordinator may take over the first request: it opens the model."""
 _STEADY = 20
 """After so many good answers in a row, trouble before them is forgotten."""
-_STOP_S = 1.0
 
 
 class Offloaded:
@@ -105,9 +104,7 @@ class Offloaded:
         """See `Session.close`."""
         self._closing.set()
         self._down.set()
-        self._line.close()
-        if self._keeper.is_alive():
-            self._keeper.join(_STOP_S)
+        self._line.close()  # the thread ends by itself: nobody's request waits for that
         self._whole.close()
 
     def _rest(self, boundary: Array, room_s: float) -> Array:

@@ -32,6 +32,10 @@ class PlanWatch:
         """Watch the plan of the version that is served from now on; `seen` is its plan's stamp before it was opened."""
         self._seen[version.manifest.name] = (version, seen)
 
+    def watches(self, name: str) -> bool:
+        """Tell whether a model's plan is still of interest."""
+        return name in self._seen
+
     def forget(self, name: str) -> None:
         """Watch a model's plan no more."""
         self._seen.pop(name, None)
@@ -40,6 +44,6 @@ class PlanWatch:
         while not self._stopping.wait(EVERY_S):
             for name, (version, seen) in list(self._seen.items()):
                 now = stamp(version)
-                if now != seen:
+                if now != seen and self._seen.get(name) == (version, seen):
                     self._seen[name] = (version, now)
                     self._changed(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from argosy_client.inference.placement.stages import Exiting
 from argosy_client.inference.serving import Serving
 from argosy_common.artefact import Manifest
 from argosy_common.drift import confidences
-from argosy_common.errors import ArtefactInvalid
+from argosy_common.errors import ArtefactInvalid, ModelSettingsInvalid
+from argosy_server.models.onnx_file import examine
+from argosy_server.models.settings import ModelSettings
 from tests.cuttable import MANIFEST_EXITS, exits_of, staged
 from tests.models import artefact, put, windows
 
@@ -90,6 +93,16 @@ def test_what_is_served_tells_where_its_inputs_stopped(tmp_path: Path) -> None:
     assert np.allclose(answer.outputs, exits_of(model, windows(3))["e1"], atol=1e-4)
     assert loaded.stats()["exits"] == {"e1": 3}
     assert loaded.ran_on == "CPU"
+
+
+def test_an_app_says_how_sure_an_exit_must_be_and_boards_are_told(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(staged())
+    said = {"exits": ["e1", "e2"], "exit-confidence": 0.9, "name": "har", "export": "har.export:model"}
+    draft, _ = examine(tmp_path / "model.onnx", ModelSettings.from_wire(said))
+    manifest = draft.manifest("har", 1, at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert (manifest.exit_confidence, [each.name for each in manifest.exits]) == (0.9, ["e1", "e2"])
+    with pytest.raises(ModelSettingsInvalid, match="exit-confidence"):
+        ModelSettings.from_wire({**said, "exit-confidence": 1.5})
 
 
 def test_manifests_without_the_threshold_keep_the_bytes_that_were_signed() -> None:

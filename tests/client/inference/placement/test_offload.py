@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from argosy_client.inference import Client
-from argosy_client.inference.backend import Material
+from argosy_client.inference.backend import Array, Material
 from argosy_client.inference.backends.onnx_runtime import Fp32
 from argosy_client.inference.folder import Version
 from argosy_client.inference.host import InferenceHost, Served
@@ -112,6 +113,23 @@ def test_a_coordinator_that_is_too_slow_is_not_waited_for(bench: Bench, session:
         assert "300 ms" in found.ran_on
     finally:
         os.kill(pid, signal.SIGCONT)
+    assert until(lambda: found.ran_on == "CPU, then coordinator")
+
+
+def test_what_dies_over_a_request_costs_that_request_nothing_but_time(bench: Bench, session: Open) -> None:
+    found, inputs = session(timeout_ms=20_000.0), windows(1)
+    pid = bench.host.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    outputs: list[Array] = []
+    thread = threading.Thread(target=lambda: outputs.append(found.run(inputs)))
+    thread.start()
+    assert until(lambda: bench.host._pending)
+    os.kill(pid, signal.SIGKILL)
+    thread.join(20)
+    assert np.allclose(outputs[0], answers(staged(), inputs), atol=1e-4)
+    assert found.counts()["fallbacks"] == 1
+    assert "ended over it" in found.ran_on
     assert until(lambda: found.ran_on == "CPU, then coordinator")
 
 
@@ -235,16 +253,17 @@ def test_a_line_that_was_cut_is_made_anew_with_the_files_of_that_moment(bench: B
 
 
 def test_who_asks_turns_away_in_time_from_a_name_that_takes_for_ever(board: Board) -> None:
+    over = threading.Event()
+
     def never(_timeout_s: float) -> object:
-        time.sleep(1.0)
+        over.wait(20)
         raise OSError("nobody there")
 
     line = Line(never)  # type: ignore[arg-type]  # it never gets so far
-    began = time.monotonic()
     with pytest.raises(OffloadUnavailable, match="30 ms"):
         line.ask(PATH, b"", timeout_s=0.03)
-    assert time.monotonic() - began < 0.9
     line.close()
+    over.set()
 
 
 # --- in the inference process ---------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from argosy_server.enrolment import EnrolmentServer
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.gateway import Gateway
 from argosy_server.inventories import Inventories
+from argosy_server.models import drifting
 from argosy_server.models.registry import ModelRegistry
 from argosy_server.models.remote_host import RemoteHost
 from argosy_server.models.rollouts import Rollouts
@@ -130,6 +131,13 @@ class Coordinator:
             models=self.models,
         )
         self.runs.recover()
+        self._drift = drifting.Watch(
+            self.store,
+            self.settings.drift,
+            drifts=self.rollouts.drifts,
+            repeat=self.runs.repeat,
+            clock=self._clock,
+        )
         self._enrolment = self._make_enrolment()
         self._link.on_up(self._link_is_up)
         self._link.on_down(self._link_is_down)
@@ -214,6 +222,10 @@ class Coordinator:
     def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: dict[str, Any]) -> int:
         """See `CoordinatorPort.start_run`."""
         return self.runs.start(bundle, rounds, config, layers)
+
+    def repeat_run(self, run: int) -> int:
+        """See `CoordinatorPort.repeat_run`."""
+        return self.runs.repeat(run)
 
     def stop_run(self, run: int) -> None:
         """See `CoordinatorPort.stop_run`."""
@@ -350,6 +362,7 @@ class Coordinator:
                 self._registry.tick()
                 self._dispatcher.tick()
                 self.rollouts.tick()
+                self._drift.tick()
                 if self._clock.monotonic() >= expire_at:
                     expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
                     self.store.devices.expire()

@@ -127,6 +127,17 @@ class InferenceTable(_Table):
     """Requests at once, the one that runs included; further ones are told that it is busy."""
 
 
+class DriftTable(_Table):
+    """`[drift]`: what follows when boards see other data than their model was trained on."""
+
+    repeat_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """Start a model's run again once so large a share of the boards that tell drift; None: never."""
+    least: Annotated[int, Field(ge=1)] = 3
+    """The fewest boards that must have told how far what they see is from what it was trained on."""
+    rest_s: Seconds = 7 * 86400.0
+    """Not within so long of the last start of that app."""
+
+
 class CoordinatorSettings(Settings):
     """All settings of the coordinator daemon."""
 
@@ -141,6 +152,7 @@ class CoordinatorSettings(Settings):
     enrolment: EnrolmentTable = EnrolmentTable()
     runs: RunsTable = RunsTable()
     inference: InferenceTable = InferenceTable()
+    drift: DriftTable = DriftTable()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("log_level", mode="before")

@@ -35,7 +35,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
         LocalDevice(
             name,
             {},
-            {"heartbeat_s": 2.0, "resend_s": 2.0, "inference.socket": str(folder / f"{name}.sock")},
+            {
+                "heartbeat_s": 0.5,
+                "resend_s": 2.0,
+                "inference.socket": str(folder / f"{name}.sock"),
+                "inference.report_s": 1.0,
+                "inference.target_ms": 0.0001 if name == "d1" else 1000.0,
+            },
         )
         for name in ("d1", "d2")
     ]
@@ -79,6 +85,8 @@ def test_what_boards_have_trained_is_served_on_them_version_by_version_and_witho
 ) -> None:
     _first_version(fleet, tmp_path)
     _second_version(fleet)
+    _drift_is_seen(fleet)
+    _training_yields(fleet)
     _run_by_the_coordinator(fleet)
     _after_kills(fleet)
     _what_a_person_sees(fleet)
@@ -162,6 +170,45 @@ def _revoked(fleet: LocalFleet) -> None:
 def on_board(fleet: LocalFleet, name: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "argosy_client.cli", *words, "--state-dir", str(fleet.device_folder(name))]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _drift_is_seen(fleet: LocalFleet) -> None:
+    """What a board sees is compared with what boards trained on; the run that made its model can be run again."""
+    rng = np.random.default_rng(1)
+    assert told(argosy(fleet, "model", "show", "linear:2", "--json"))["manifest"]["seen"]["inputs"] > 0
+
+    def see(name: str, shift: float) -> None:
+        with Client(socket(fleet, name)) as client:
+            client.infer("linear", (rng.normal(size=(64, 4)) + shift) * 2)
+
+    def drifting() -> list[str]:
+        see("d1", 3.0)
+        see("d2", 0.0)
+        return [row["name"] for row in told(argosy(fleet, "device", "list", "--drifting", "--json"))]
+
+    wait_until(lambda: drifting() == ["d1"], 60, "d1 to tell its drift")
+    wait_until(lambda: all(row["drift"] for row in told(argosy(fleet, "device", "list", "--json"))), 60, "d2 as well")
+    assert drifting() == ["d1"]
+    assert "linear:2" in argosy(fleet, "device", "list", "--drifting").stdout
+    run = told(argosy(fleet, "model", "show", "linear:2", "--json"))["manifest"]["run"]
+    again = int(argosy(fleet, "run", "repeat", str(run)).stdout)
+    assert fleet.wait_run(again, 90)["status"] == "finished"
+    assert data_of(fleet, again, "model-exported")[0]["model"] == "linear:3"
+
+
+def _training_yields(fleet: LocalFleet) -> None:
+    """While a board answers too slowly, its training gives way; the run is finished all the same."""
+    run = fleet.run(LINEAR, config={"busy-s": "6"})
+
+    def yields(name: str) -> bool:
+        with Client(socket(fleet, name)) as client:
+            for _ in range(20):
+                client.infer("linear", np.zeros(4, np.float32))
+        rows = {row["name"]: row for row in told(argosy(fleet, "device", "list", "--json"))}
+        return rows[name]["presence"]["heartbeat"].get("yielding") in ("lowered", "paused")
+
+    wait_until(lambda: yields("d1"), 30, "d1 to give way")
+    assert fleet.wait_run(run, 90)["status"] == "finished"
 
 
 def _after_kills(fleet: LocalFleet) -> None:

@@ -60,6 +60,9 @@ class Session(Protocol):
 class Placed(Session, Protocol):
     """A session that may run in parts, or partly elsewhere (`placement/`): it minds the time and tells where it ran."""
 
+    away_s: float
+    """Seconds that it has waited for others so far."""
+
     def run_by(self, batch: Array, deadline: float) -> Array:
         """Return the outputs, if possible before `deadline` (monotonic seconds)."""
         ...

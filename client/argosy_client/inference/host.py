@@ -109,6 +109,16 @@ class InferenceHost:
         """
         return list(self._ask({"do": "stats"}, STATS_S)["models"])
 
+    def pace(self) -> list[dict[str, Any]] | None:
+        """Return how requests fared in the last seconds, by model; None while the process is busy with a load.
+
+        Raises:
+            InferenceUnreachable: no process answers.
+        """
+        if self._asking.locked():
+            return None
+        return list(self._ask({"do": "pace"}, STATS_S)["models"])
+
     def _ask(self, word: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         with self._asking:
             running = self._keeper.is_alive() and not self._stopping.is_set() and self._up.wait(min(timeout_s, START_S))

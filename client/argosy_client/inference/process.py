@@ -2,9 +2,9 @@
 
     python -m argosy_client.inference.process --models DIR --socket PATH [--http PORT] [--threads N] [--queue N]
 
-One JSON object a line. In: {"do": "load", "name": …}, {"do": "drop", "name": …}, {"do": "stats"}. Out, in the same
-order: the answer, or {"error": …}. It ends when its input ends, so it does not outlive the daemon; and with no daemon's
-word it serves what the disk says is in force.
+One JSON object a line. In: {"do": "load", "name": …}, {"do": "drop", "name": …}, {"do": "stats"}, {"do": "pace"}. Out,
+in the same order: the answer, or {"error": …}. It ends when its input ends, so it does not outlive the daemon; and with
+no daemon's word it serves what the disk says is in force.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any, TextIO
 
-from argosy_client.inference.folder import in_force, keep_samples, names
+from argosy_client.inference.folder import Version, before, in_force, keep_samples, names
 from argosy_client.inference.http import HttpServer
 from argosy_client.inference.opening import opened
 from argosy_client.inference.placement.plan import stamp
@@ -33,8 +33,16 @@ class Process:
     """What runs in the process; the daemon's words come through `obey`."""
 
     def __init__(
-        self, models: Path, serving: Serving, *, threads: int, budget_mb: float | None, state_dir: Path | None
+        self,
+        models: Path,
+        serving: Serving,
+        *,
+        threads: int,
+        budget_mb: float | None,
+        target_ms: float | None = None,
+        state_dir: Path | None = None,
     ) -> None:
+        self._target_ms = target_ms
         self._models = models
         self._loading = threading.Lock()
         self._watch = PlanWatch(self._plan_changed)
@@ -44,12 +52,16 @@ class Process:
         self._state_dir = state_dir
 
     def load_all(self) -> None:
-        """Serve what is in force; what cannot be is told of, and the others are served all the same."""
+        """Serve what is in force; what cannot be is told of, and the others are served all the same.
+
+        Where nothing runs it any more (a driver is gone, say), the version before answers until it is told otherwise.
+        """
         for name in names(self._models):
             try:
                 self._load(name)
             except Exception as error:  # noqa: BLE001  (one model's trouble is not the others')
                 log.error("model.not_served", model=name, exc=error)
+                self._load_before(name)
         self._watch.start()
 
     def obey(self, words: TextIO, answers: TextIO) -> None:
@@ -77,6 +89,8 @@ class Process:
             self._watch.forget(str(word["name"]))
             self._serving.drop(str(word["name"]))
             return {}
+        if word.get("do") == "pace":
+            return {"models": [loaded.pace() for loaded in self._serving.all()]}
         if word.get("do") == "stats":
             return {"models": [loaded.stats() for loaded in self._serving.all()]}
         raise ValueError(f"there is no {word.get('do')!r}")
@@ -88,8 +102,19 @@ class Process:
             log.error("plan.not_followed", model=name, exc=error)
 
     def _load(self, name: str, *, anew: bool = False) -> dict[str, Any]:
+        return self._serve(in_force(self._models, name), anew=anew)
+
+    def _load_before(self, name: str) -> None:
+        try:
+            told = self._serve(before(self._models, name))
+        except Exception as error:  # noqa: BLE001  (as in `load_all`)
+            log.error("model.none_before", model=name, exc=error)
+        else:
+            log.warning("model.before_served", model=name, version=told["version"])
+
+    def _serve(self, version: Version, *, anew: bool = False) -> dict[str, Any]:
+        name = version.manifest.name
         with self._loading:
-            version = in_force(self._models, name)
             there = self._serving.get(name)
             if there is not None and there.manifest == version.manifest and not anew:
                 return there.stats()

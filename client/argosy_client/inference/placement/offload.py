@@ -65,6 +65,7 @@ class Offloaded:
         self._why = "it was not asked yet"
         self._steady = 0
         self._remote = self._fallbacks = self._local = 0
+        self.away_s = 0.0
         self._down = threading.Event()
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="offload", daemon=True)
@@ -112,8 +113,7 @@ class Offloaded:
             self._local += 1
             return self._tail(boundary)
         try:
-            reply = self._line.run(self._path, boundary, timeout_s=min(self._plan.timeout_ms / 1000.0, room_s))
-            outputs = reply.array()
+            outputs = self._asked(boundary, min(self._plan.timeout_ms / 1000.0, room_s))
             self._require_fitting(outputs, len(boundary))
         except ArgosyError as error:
             self._fallbacks += 1
@@ -124,6 +124,13 @@ class Offloaded:
         if self._steady == _STEADY:
             self._backoff.reset()
         return outputs
+
+    def _asked(self, boundary: Array, timeout_s: float) -> Array:
+        began = time.perf_counter()
+        try:
+            return self._line.run(self._path, boundary, timeout_s=timeout_s).array()
+        finally:
+            self.away_s += time.perf_counter() - began
 
     def _require_fitting(self, outputs: Array, count: int) -> None:
         wanted = self._version.manifest.output

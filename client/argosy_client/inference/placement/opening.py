@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from argosy_client.inference import openings
 from argosy_client.inference.backend import Session
 from argosy_client.inference.folder import Version
 from argosy_client.inference.placement.line import Line, to_coordinator
@@ -17,6 +18,9 @@ from argosy_common.errors import ArgosyError, CutImpossible, OffloadRefused
 from argosy_common.logs import get_logger
 
 log = get_logger(__name__)
+
+_OPENING = "in parts"
+"""The name under which openings are noted, among those of backends."""
 
 
 def placed(
@@ -41,15 +45,19 @@ def placed(
         return whole
     session = whole
     try:
-        graph = Graph(version.onnx.read_bytes())
-        if early:
-            session = exiting(version, whole, graph, threads=threads)
-        if away is not None:
-            line = Line(to_coordinator(_required(state_dir)))
-            session = offloaded(version, away, session, graph, line, threads=threads, rng=rng or random.SystemRandom())
+        if why := openings.fatal(version.work).get(_OPENING):
+            raise CutImpossible(tensor="any place", why=why)
+        with openings.begun(version.work, _OPENING):
+            graph = Graph(version.onnx.read_bytes())
+            if early:
+                session = exiting(version, whole, graph, threads=threads)
+            if away is not None:
+                line = Line(to_coordinator(_required(state_dir)))
+                rng = rng or random.SystemRandom()
+                session = offloaded(version, away, session, graph, line, threads=threads, rng=rng)
     except (ArgosyError, OSError) as error:
-        why = error.message if isinstance(error, ArgosyError) else str(error)
-        log.warning("placement.not_used", model=version.manifest.reference, why=why)
+        told = error.message if isinstance(error, ArgosyError) else str(error)
+        log.warning("placement.not_used", model=version.manifest.reference, why=told)
     return session
 
 

@@ -150,6 +150,7 @@ class Exiting:
         Raises:
             CutImpossible: the exits cannot be used.
         """
+        self.away_s = 0.0
         last = graph.branches([manifest.exits[-1].name], manifest.output.name)[0]
         self._stages = Stages(graph, manifest, last, threads=threads)
         self._tail = Piece(graph, last.tensor, [manifest.output.name], threads=threads)

@@ -39,10 +39,8 @@ class Process:
         *,
         threads: int,
         budget_mb: float | None,
-        target_ms: float | None = None,
         state_dir: Path | None = None,
     ) -> None:
-        self._target_ms = target_ms
         self._models = models
         self._loading = threading.Lock()
         self._watch = PlanWatch(self._plan_changed)

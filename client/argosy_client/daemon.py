@@ -362,6 +362,7 @@ def _hosted(settings: DeviceSettings, rng: random.Random) -> HostedInference | N
         queue=wanted.queue,
         budget_mb=wanted.budget_mb,
         log_level=settings.log_level,
+        state_dir=settings.state_dir,
     )
     return HostedInference(InferenceHost(served, rng=rng), target_ms=wanted.target_ms)
 

@@ -40,7 +40,9 @@ from argosy_server.gateway import Gateway
 from argosy_server.inventories import Inventories
 from argosy_server.models import drifting
 from argosy_server.models.registry import ModelRegistry
+from argosy_server.models.remote_host import RemoteHost
 from argosy_server.models.rollouts import Rollouts
+from argosy_server.offload import Offload
 from argosy_server.registry import Registry
 from argosy_server.revocation import end_session
 from argosy_server.runs.supervisor import RunSupervisor
@@ -259,6 +261,7 @@ class Coordinator:
                 lambda: doctor.clock_is_sane(now),
                 lambda: doctor.devices(online, total),
                 lambda: doctor.device_certificates(self._certificate_ends(), life, now),
+                lambda: doctor.inference(enabled=self.settings.inference.enabled, trouble=self._remote.trouble()),
                 lambda: doctor.copies([self.store.devices.get(each).name for each in self._dispatcher.twins.recent()]),
             ]
         )
@@ -309,10 +312,20 @@ class Coordinator:
             brokers=self._brokers,
             advertise=wanted.advertise,
             downloads=downloads if wanted.serve_blobs else None,
+            offload=self._make_offload(),
             approval_s=wanted.approval_s,
             grace_s=wanted.grace_s,
             life=timedelta(seconds=wanted.certificate_s),
         )
+
+    def _make_offload(self) -> Offload:
+        wanted = self.settings.inference
+        level = self.settings.log_level
+        self._remote = RemoteHost(threads=wanted.threads, log_level=level, clock=self._clock, rng=self._rng)
+        return Offload(self._remote if wanted.enabled else None, self.models, self._may_ask, queue=wanted.queue)
+
+    def _may_ask(self, device: str, serial: str) -> bool:
+        return self._gateway.welcomes(device) and self.store.devices.holds(device, serial)
 
     def _may_download(self, device: str, serial: str, digest: bytes) -> bool:
         """Judge a download; whoever was let in again after a theft must not let the thief in with it."""

@@ -116,6 +116,17 @@ class RunsTable(_Table):
     """How long a device may stay away, after the broker's delay of its will, before what it owes is answered for it."""
 
 
+class InferenceTable(_Table):
+    """`[inference]`: whether this machine runs models, or parts of them, for devices."""
+
+    enabled: bool = False
+    """Off unless set: it costs this machine's processor. Devices fall back to running everything themselves."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processor cores that one request may take."""
+    queue: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Requests at once, the one that runs included; further ones are told that it is busy."""
+
+
 class DriftTable(_Table):
     """`[drift]`: what follows when boards see other data than their model was trained on."""
 
@@ -140,6 +151,7 @@ class CoordinatorSettings(Settings):
     broker: BrokerTable = BrokerTable()
     enrolment: EnrolmentTable = EnrolmentTable()
     runs: RunsTable = RunsTable()
+    inference: InferenceTable = InferenceTable()
     drift: DriftTable = DriftTable()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -44,6 +44,8 @@ class Served:
     queue: int = 16
     budget_mb: float | None = None
     log_level: str = "INFO"
+    state_dir: Path | None = None
+    """Where the board's enrolment is; None: a plan that sends work to the coordinator is not followed."""
 
 
 class InferenceHost:
@@ -203,6 +205,8 @@ class InferenceHost:
             options += ["--http", served.http]
         if served.budget_mb is not None:
             options += ["--budget-mb", served.budget_mb]
+        if served.state_dir is not None:
+            options += ["--state-dir", served.state_dir]
         return [sys.executable, "-m", "argosy_client.inference.process", *map(str, options)]
 
 

@@ -11,6 +11,7 @@ from argosy_client.inference import openings
 from argosy_client.inference.backend import Backend, Material, Session, installed
 from argosy_client.inference.choose import choose
 from argosy_client.inference.folder import Version
+from argosy_client.inference.placement.opening import placed
 from argosy_client.inference.serving import QUEUE, Loaded
 from argosy_client.inference.trial import judge
 from argosy_common.logs import get_logger
@@ -21,9 +22,15 @@ _WARM = 3
 
 
 def opened(
-    version: Version, *, threads: int = 1, budget_mb: float | None = None, queue: int = QUEUE, root: Path = Path("/")
+    version: Version,
+    *,
+    threads: int = 1,
+    budget_mb: float | None = None,
+    queue: int = QUEUE,
+    root: Path = Path("/"),
+    state_dir: Path | None = None,
 ) -> Loaded:
-    """Return a version, ready to be asked.
+    """Return a version, ready to be asked; `state_dir` has this board's enrolment, should a plan send it elsewhere.
 
     Raises:
         NoBackend: none runs it rightly.
@@ -40,6 +47,7 @@ def opened(
             log.warning("backend.not_opened", model=version.manifest.reference, backend=choice.backend, exc=error)
             avoid = {**avoid, choice.backend: f"right in its trial, and then: {error}"[:300]}
             continue
+        session = placed(version, session, threads=threads, state_dir=state_dir)
         log.info(
             "model.open",
             model=version.manifest.reference,

@@ -40,6 +40,7 @@ class Draft(BaseModel):
     input: Tensor
     output: Tensor
     exits: list[Tensor] = []
+    exit_confidence: float | None = None
     preprocessing: Annotated[Standardise | Image, Field(discriminator="kind")] | None = None
     labels: list[str] = []
     backends: list[str] = []

@@ -72,6 +72,7 @@ def examine(path: Path, described: Description, samples: ArrayLike | None = None
         input=given,
         output=tensors[0],
         exits=tensors[1:],
+        exit_confidence=described.exit_confidence,
         preprocessing=described.preprocessing,
         labels=described.labels,
         backends=described.backends,

@@ -29,6 +29,7 @@ POINTS = (
     "checkpoint.freed",
     "model.added",
     "run.over",
+    "run.decided",
     "run.closed",
     "run.told",
     "run.ended",

@@ -105,6 +105,8 @@ def instruction_envelope(app: RunApp, out: Outgoing) -> Envelope:
 
 
 PEER = "the coordinator's database"
+RETURN_S = 15.0
+"""How long devices may need, beyond their grace, to find a coordinator that was away: their reconnects back off."""
 
 
 def restored(row: InstructionRow, now: float) -> Pending:
@@ -125,7 +127,7 @@ def restored(row: InstructionRow, now: float) -> Pending:
         run=row.run,
         envelope=row.envelope,
         digests=tuple(envelope.blobs),
-        submitted_at=now,
+        submitted_at=now + RETURN_S,
         expires_at=now + row.deadline_s,
         accepted=row.state is InstructionState.ACCEPTED,
     )

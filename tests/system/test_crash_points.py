@@ -57,6 +57,15 @@ def what_it_came_to(fleet: LocalFleet, row: dict[str, Any]) -> tuple[object, ...
     return row["status"], row["final_model"], *told
 
 
+def told_of(fleet: LocalFleet, row: dict[str, Any]) -> list[tuple[object, ...]]:
+    """What happened in a run, shortly."""
+    return [
+        (event["name"], *(event["data"].get(key) for key in ("round", "phase", "device", "devices", "metrics")), code)
+        for event in fleet.events(row["run"])
+        for code in [(event["data"].get("error") or {}).get("code")]
+    ]
+
+
 def undisturbed(fleet: LocalFleet) -> tuple[object, ...]:
     reference = what_it_came_to(fleet, fleet.wait_run(fleet.run(STEADY), 60))
     assert reference[0] == "finished"
@@ -67,11 +76,13 @@ def undisturbed(fleet: LocalFleet) -> tuple[object, ...]:
 def test_killed_here_and_there_a_run_ends_as_if_it_had_not_been(fleet: LocalFleet) -> None:
     reference = undisturbed(fleet)
     for point in QUICK:
-        assert what_it_came_to(fleet, walk(fleet, point)) == reference, point
+        row = walk(fleet, point)
+        assert what_it_came_to(fleet, row) == reference, (point, told_of(fleet, row))
 
 
 @pytest.mark.slow
 def test_killed_at_every_point_a_run_ends_as_if_it_had_not_been(fleet: LocalFleet) -> None:
     reference = undisturbed(fleet)
     for point in (*WITHOUT_MODEL, *(f"{point}:{times}" for point, times in LATER.items())):
-        assert what_it_came_to(fleet, walk(fleet, point)) == reference, point
+        row = walk(fleet, point)
+        assert what_it_came_to(fleet, row) == reference, (point, told_of(fleet, row))

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -114,11 +115,55 @@ def run_processes(fleet: LocalFleet) -> list[int]:
     return found
 
 
-def test_a_killed_coordinator_comes_back_and_calls_its_run_interrupted(
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_goes_on_when_its_coordinator_is_back_and_no_device_trains_twice(
+    fleet: LocalFleet, lab: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = trainings(fleet, "d1")
+    run = fleet.run(lab, rounds=3, config={"train-seconds": "3", "timeout": "600", "floats": "60000"})
+    with watching(fleet, run, tmp_path) as watch:
+        wait_training(fleet, "d1", before + 1)
+        fleet.kill("coordinator", number)
+        wait_until(lambda: "Trying again until it is back." in watch.err, 30, "the watch to say that it is away")
+        fleet.start_coordinator()
+        assert watch.ends() == 0
+        assert "the coordinator is back: the run goes on after round 1" in watch.out
+    assert fleet.wait_run(run, 1)["status"] == "finished"
+    assert [data["metrics"]["mean"] for data in data_of(fleet, run, "central")][-1] == 4.5
+    assert trainings(fleet, "d1") == before + 3
+    works(fleet, lab)
+    assert blobs(fleet) == kept(fleet)
+
+
+def blobs(fleet: LocalFleet) -> set[str]:
+    """Return what lies in the coordinator's blob store."""
+    return {path.name for path in (fleet.folder / "coordinator" / "blobs" / "sha256").iterdir()}
+
+
+def kept(fleet: LocalFleet) -> set[str]:
+    """Return what is to stay there: the apps and final models of all runs."""
+    with sqlite3.connect(fleet.folder / "coordinator" / "coordinator.db") as database:
+        rows = database.execute("select app_digest, final_model from runs").fetchall()
+    return {digest for row in rows for digest in row if digest}
+
+
+def of_its_own(lab: Path, folder: Path) -> Path:
+    """Return the app with a strategy that has a loop of its own, as far as anybody can tell."""
+    app = folder / "app"
+    shutil.copytree(lab, app)
+    module = app / "lab" / "server_app.py"
+    own = "class Own(FedAvg):\n    def start(self, *args, **kwargs):\n        return super().start(*args, **kwargs)\n"
+    text = module.read_text().replace("strategy = FedAvg(", "strategy = Own(")
+    module.write_text(text.replace("app = ServerApp()", f"app = ServerApp()\n\n\n{own}"))
+    return app
+
+
+def test_a_run_with_a_loop_of_its_own_is_called_interrupted_once_the_coordinator_is_back(
     fleet: LocalFleet, lab: Path, tmp_path: Path
 ) -> None:
     before = trainings(fleet, "d1")
-    run = fleet.run(lab, config={"train-seconds": "300", "timeout": "600", "floats": "60000"})
+    config = {"train-seconds": "300", "timeout": "600", "floats": "60000"}
+    run = fleet.run(of_its_own(lab, tmp_path), config=config)
     with watching(fleet, run, tmp_path) as watch:
         wait_training(fleet, "d1", before)
         wait_until(lambda: "train sent to 2 devices" in watch.out, 20, "the watch to show the round")
@@ -134,8 +179,8 @@ def test_a_killed_coordinator_comes_back_and_calls_its_run_interrupted(
     wait_until(lambda: not run_processes(fleet), 20, "the run's process to end")
     # the devices come back by themselves and drop what they were at, or they would be busy for minutes
     works(fleet, lab)
-    # and nothing of the dead run stays: the app, which both runs share, and the new run's final model do
-    assert len(list((fleet.folder / "coordinator" / "blobs" / "sha256").iterdir())) == 2
+    # and nothing of the dead run stays but its app
+    assert blobs(fleet) == kept(fleet)
     for name in ("d1", "d2"):
         assert len(list((fleet.device_folder(name) / "contexts").iterdir())) <= 1
 
@@ -159,10 +204,10 @@ def external(tmp_path: Path) -> Iterator[LocalFleet]:
 
 
 def test_devices_drop_a_dead_run_although_their_broker_outlived_the_coordinator(
-    external: LocalFleet, lab: Path
+    external: LocalFleet, lab: Path, tmp_path: Path
 ) -> None:
     config = {"min-nodes": "1", "timeout": "600"}
-    run = external.run(lab, config={**config, "train-seconds": "300"})
+    run = external.run(of_its_own(lab, tmp_path), config={**config, "train-seconds": "300"})
     wait_training(external, "d1", 0)
     external.kill("coordinator")
     external.start_coordinator()
@@ -181,11 +226,15 @@ def test_a_server_app_deep_in_its_own_work_does_not_outlive_its_coordinator(
     module.write_text(
         module.read_text().replace("    def central(", "    import time; time.sleep(600)\n    def central(")
     )
-    fleet.run(app)
+    run = fleet.run(app)
     wait_until(lambda: bool(run_processes(fleet)), 20, "the run's process")
+    (old,) = run_processes(fleet)
     fleet.kill("coordinator")
     fleet.start_coordinator()
-    wait_until(lambda: not run_processes(fleet), 20, "the run's process to end")
+    wait_until(lambda: run_processes(fleet) not in ([], [old]), 20, "another process in its place")
+    with fleet.client() as api:
+        api.post(f"runs/{run}/stop")
+    wait_until(lambda: not run_processes(fleet), 30, "the run's process to end")
     works(fleet, lab)
 
 

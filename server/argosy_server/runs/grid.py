@@ -67,7 +67,7 @@ class Before:
     """Who was online when the last phase began."""
     interrupted: bool
     """Whether that phase is still to be ended."""
-    grace_s: float = 10.0
+    grace_s: float = 15.0
     """How long those that were online are waited for."""
 
 

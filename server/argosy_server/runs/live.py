@@ -45,7 +45,7 @@ class LiveRun:
             row.seconds += row.last_seconds
             row.via = str(data.get("via") or row.via)
             row.error = data["error"]
-        elif name == "run-finished":
+        elif name in ("run-resumed", "run-finished"):
             for row in self._devices.values():
                 row.waiting = False
 

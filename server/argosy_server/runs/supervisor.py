@@ -292,17 +292,16 @@ class RunSupervisor:
         What cannot be gone on with is called interrupted. Before anybody hears of us, since a reply that comes is lost
         if nobody knows of its instruction.
         """
-        rows = self._store.runs.list()
         resumptions: list[Resumption] = []
-        for row in rows:
-            if row.status not in ACTIVE or self._is_told(row):
+        for row in self._store.runs.list():
+            if row.status not in ACTIVE or self._is_over(row):
                 continue
             found = resumption(row, self._store, self._blobs)
             if found is not None:
                 resumptions.append(found)
             else:
                 self._interrupt(row)
-        self._sweep(rows, resumptions)
+        self._sweep(self._store.runs.list(), resumptions)
         for each in reversed(resumptions):
             try:
                 self._resume(each)
@@ -310,21 +309,27 @@ class RunSupervisor:
                 log.error("run.not_resumed", run=each.row.id, code=error.code, why=error.message)
                 self._never_began(each.row.id, error)
 
-    def _is_told(self, row: RunRow) -> bool:
-        """Finish the record of a run whose end was told of already."""
-        for event in self._store.events.last(row.id, 1):
-            if event.name == "run-finished":
-                self._record.verdict(row.id, event.data)
-                self._dispatcher.bury(row.id)
-                return True
-        return False
+    def _is_over(self, row: RunRow) -> bool:
+        """Finish the record of a run that had ended."""
+        progress = self._store.progress.get(row.id)
+        if progress is None or progress.outcome is None:
+            return False
+        self._let_drop(row.id)
+        if all(event.name != "run-finished" for event in self._store.events.last(row.id, 1)):
+            self._record.event(row.id, "run-finished", progress.outcome)
+        self._record.verdict(row.id, progress.outcome)
+        return True
 
     def _interrupt(self, row: RunRow) -> None:
-        self._store.instructions.cancel_run(row.id)
-        self._store.instructions.drop_payloads(row.id)
-        self._dispatcher.bury(row.id)
+        self._let_drop(row.id)
         self._record.end(row.id, End("failed", RunInterrupted(run=row.id), None, None))
         log.warning("run.interrupted", run=row.id)
+
+    def _let_drop(self, run: int) -> None:
+        """Nobody waits for the instructions of a run any more; devices are told as they come."""
+        self._store.instructions.cancel_run(run)
+        self._store.instructions.drop_payloads(run)
+        self._dispatcher.bury(run)
 
     def _resume(self, found: Resumption) -> None:
         """Go on with a run: first what devices owe it, then its process."""
@@ -706,6 +711,9 @@ class RunSupervisor:
             return
         reach("run.over")
         status, error, final = self._outcome(active, code)
+        end = End(status, error, final, self._clock.monotonic() - active.started_at)
+        self._record.insist(lambda: self._store.progress.ended(active.run, end.event), f"the end of run {active.run}")
+        reach("run.decided")
         self._record.insist(lambda: self._dispatcher.close_run(active.run), f"the end of run {active.run}")
         with self._lock:
             held = set(active.held)
@@ -713,10 +721,9 @@ class RunSupervisor:
                 self._kept.add(bytes.fromhex(final))
         self._release_now(active, held)
         reach("run.closed")
-        seconds = self._clock.monotonic() - active.started_at
-        self._record.end(active.run, End(status, error, final, seconds))
+        self._record.end(active.run, end)
         self._let_go(active)
-        log.info("run.finished", run=active.run, status=status, seconds=seconds, code=error.code if error else "")
+        log.info("run.finished", run=active.run, status=status, seconds=end.seconds, code=error.code if error else "")
 
     def _let_go(self, active: _Active) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from argosy_common.clock import Clock
 from argosy_server.store.database import Database
-from argosy_server.store.rows import ProgressRow
+from argosy_server.store.rows import Json, ProgressRow
 from argosy_server.store.tables import Progress
 
 
@@ -57,6 +57,10 @@ class RunProgress:
         if arrays is not None:
             changes |= {"arrays_digest": arrays[0].hex(), "arrays_size": arrays[1]}
         self._change(run, done_round=phase[0], done_phase=phase[1], resumes=0, **changes)
+
+    def ended(self, run: int, outcome: Json) -> None:
+        """Note how a run ended, before anything that it would need to go on is given up."""
+        self._change(run, outcome=outcome)
 
     def resumed(self, run: int) -> None:
         """Count that a run is gone on with, since its last checkpoint."""

@@ -224,6 +224,8 @@ class ProgressRow:
     begun_phase: str
     nodes: list[str]
     """Who was online when the last phase began, by device id."""
+    outcome: Json | None
+    """How it ended, while that is not told yet: what its last event is to say."""
 
     @property
     def interrupted(self) -> bool:

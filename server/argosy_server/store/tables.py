@@ -203,6 +203,7 @@ class Progress(Base):
     begun_round: Mapped[int]
     begun_phase: Mapped[str] = mapped_column(CleanText)
     nodes: Mapped[list[str]] = mapped_column(Document)
+    outcome: Mapped[Json | None] = mapped_column(Document)
 
 
 class Event(Base):

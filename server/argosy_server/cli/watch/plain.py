@@ -49,6 +49,13 @@ def _started(data: Data, _: NameOf) -> str:
     return f"run started: {clean(data.get('app', '?'))}{rounds}"
 
 
+def _resumed(data: Data, _: NameOf) -> str:
+    done = int(data.get("round") or 0)
+    if not done:
+        return "the coordinator is back: the run goes on"
+    return f"the coordinator is back: the run goes on after round {done}, {clean(data.get('phase'))}"
+
+
 def _strategy(data: Data, _: NameOf) -> str:
     return f"{clean(data.get('strategy') or 'strategy')} started: {count(int(data.get('rounds') or 0), 'round')}"
 
@@ -186,6 +193,7 @@ def _metrics(data: Data) -> str:
 
 _TELL: dict[str, Callable[[Data, NameOf], str]] = {
     "run-started": _started,
+    "run-resumed": _resumed,
     "strategy-started": _strategy,
     "waiting-for-devices": _waiting,
     "phase-started": _phase_started,

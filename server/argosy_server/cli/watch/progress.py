@@ -125,6 +125,13 @@ class RunProgress:
         self.strategy = data.get("strategy") or self.strategy
         self.total = data.get("rounds") or self.total
 
+    def _resumed(self, _data: Data, _: datetime | None) -> None:
+        """The coordinator is back; a phase that was under way is begun, and told of, anew."""
+        self.waiting = None
+        self.busy.clear()
+        for one in self.rounds.values():
+            one.phases = {name: phase for name, phase in one.phases.items() if phase.done}
+
     def _waiting(self, data: Data, _: datetime | None) -> None:
         self.waiting = (int(data.get("online") or 0), int(data.get("wanted") or 0))
 
@@ -234,6 +241,7 @@ ALL_DEVICES = "all devices"
 
 _STEPS = {
     "run-started": RunProgress._started,
+    "run-resumed": RunProgress._resumed,
     "strategy-started": RunProgress._started,
     "waiting-for-devices": RunProgress._waiting,
     "phase-started": RunProgress._phase_started,

@@ -28,4 +28,5 @@ def upgrade() -> None:
         sa.Column("begun_round", sa.Integer, nullable=False),
         sa.Column("begun_phase", sa.Text, nullable=False),
         sa.Column("nodes", sa.Text, nullable=False),
+        sa.Column("outcome", sa.Text),
     )

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -104,7 +105,11 @@ class Device:
             enrolment, rng=rng, adopted=lambda renewed: self._time.renewed(renewed.certificate_path)
         )
         self._link = Link(
-            link_settings(enrolment), clock=clock, rng=rng, will=self._presence.will, tls=self._renewal.files
+            replace(link_settings(enrolment), backoff_cap_s=settings.reconnect_s),
+            clock=clock,
+            rng=rng,
+            will=self._presence.will,
+            tls=self._renewal.files,
         )
         self._gateway = Gateway(self._link, names)
         store = BlobStore(private_folder(state_dir / "blobs"), max_bytes=settings.cache_mb * MEGABYTE)

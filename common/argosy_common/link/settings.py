@@ -51,7 +51,9 @@ class LinkSettings:
     connect_timeout_s: float = 10.0
     """For each of: TCP and TLS together, and the broker's answers to CONNECT and SUBSCRIBE."""
     backoff_base_s: float = 0.5
-    backoff_cap_s: float = 60.0
+    backoff_cap_s: float = 8.0
+    """The longest pause before the next attempt; what a fleet of a few thousand may knock with when its broker is back.
+    A larger one wants more: a connection costs the broker about 2 ms."""
     elsewhere: tuple[tuple[str, int], ...] = ()
     """Further addresses of the same broker: after a connection that did not come about, the next one is tried."""
     max_backlog: int = 64 * 1024 * 1024

@@ -61,11 +61,15 @@ class RunRecord:
     def end(self, run: int, end: End) -> None:
         """Write down how a run ended; the events first: who sees it over may then count on having them all."""
         self.event(run, "run-finished", end.event)
-        while not self._ledger.flush(FLUSH_S) and not self._closing.is_set():
-            pass
+        self.flush()
         reach("run.told")
         self.verdict(run, end.event)
         reach("run.ended")
+
+    def flush(self) -> None:
+        """Return once all events so far are written down, or the daemon is closing."""
+        while not self._ledger.flush(FLUSH_S) and not self._closing.is_set():
+            pass
 
     def verdict(self, run: int, told: dict[str, Any]) -> None:
         """Write down a run's end as its event tells of it."""

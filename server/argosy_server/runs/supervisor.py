@@ -712,6 +712,7 @@ class RunSupervisor:
         reach("run.over")
         status, error, final = self._outcome(active, code)
         end = End(status, error, final, self._clock.monotonic() - active.started_at)
+        self._record.flush()  # whoever reads of its end at the next start must have all that led to it
         self._record.insist(lambda: self._store.progress.ended(active.run, end.event), f"the end of run {active.run}")
         reach("run.decided")
         self._record.insist(lambda: self._dispatcher.close_run(active.run), f"the end of run {active.run}")

@@ -65,6 +65,7 @@ bench: $(VENV)/.dev ## every benchmark; QUICK=--quick for the short form
 	$(BIN)/python -m benchmarks.secure $(QUICK)
 	$(BIN)/python -m benchmarks.straggler $(QUICK)
 	$(BIN)/python -m benchmarks.inference $(QUICK)
+	$(BIN)/python -m benchmarks.survive $(QUICK)
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) .demo build dist *.egg-info benchmarks/out .mypy_cache .ruff_cache .pytest_cache .hypothesis

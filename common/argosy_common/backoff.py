@@ -5,6 +5,7 @@ Source: "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015), the "ful
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -19,9 +20,9 @@ class Backoff:
     floor: float = 0.05
     failures: int = 0
 
-    def next(self) -> float:
-        """Return the wait before the next attempt and count one more failure."""
-        ceiling = min(self.cap, self.base * 2.0 ** min(self.failures, 32))
+    def next(self, *, at_most: float = math.inf) -> float:
+        """Return the wait before the next attempt, `at_most` so long, and count one more failure."""
+        ceiling = min(self.cap, at_most, self.base * 2.0 ** min(self.failures, 32))
         self.failures += 1
         return self.rng.uniform(self.floor, max(self.floor, ceiling))
 

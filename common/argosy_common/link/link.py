@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections import deque
@@ -35,6 +36,8 @@ log = get_logger(__name__)
 
 _SETTLED_S = 10.0
 """A connection that lasted this long was a good one, however it ended."""
+_LATELY_S, _SOON_S = 30.0, 2.0
+"""For so long after a good connection, pauses are no longer than that."""
 _LEAVE_S = 2.0
 """How long what waits to be sent may hold up a connection that is to be made anew."""
 _STUCK_AFTER = 3
@@ -62,6 +65,8 @@ class Link:
         self._clock = clock
         self._will = will
         self._tls = tls
+        self._worked_at = -math.inf
+        """When the last good connection ended."""
         self._backoff = Backoff(rng, base=settings.backoff_base_s, cap=settings.backoff_cap_s)
         self._routes = Routes()
         self._up_callbacks: list[Callable[[bool], None]] = []
@@ -221,7 +226,9 @@ class Link:
                 return
             if self._anew.is_set() or (self._connects == connects and self._turn_to_next_address()):
                 continue
-            wait = self._backoff.next()
+            # a broker that was well a moment ago is being started again, most likely
+            lately = self._clock.monotonic() - self._worked_at < _LATELY_S
+            wait = self._backoff.next(at_most=_SOON_S if lately else math.inf)
             log.debug("link.waits", seconds=wait, why=why)
             self._anew.wait(wait)
 
@@ -263,6 +270,7 @@ class Link:
         worked = self._packets_in > packets and not dismissed
         if was_up and (worked or self._clock.monotonic() - began >= _SETTLED_S):
             self._backoff.reset()
+            self._worked_at = self._clock.monotonic()
         return why
 
     def _ask_will(self) -> Will | None:

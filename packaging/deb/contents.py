@@ -29,7 +29,8 @@ class Package:
 
     Attributes:
         summary: its first line of description.
-        depends: what it needs; `{version}` is its own version, `{runtime}` that of the libraries, `{python}` and `{next}` the range of Pythons.
+        depends: what it needs; `{version}` is its own version, `{runtime}` that of the libraries, and `{python}` and
+            `{next}` are the range of Pythons.
         code: Python packages, or parts of them, by their place in the source.
         excluded: places below those that another package has.
         commands: programs in /usr/bin, each with the function that it calls.

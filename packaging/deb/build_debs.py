@@ -174,6 +174,7 @@ def _command(function: str) -> str:
 
 def _strip(site: Path) -> None:
     """Take out of unpacked wheels what no program of ours runs: their commands, and the tests of numpy and others."""
+    (site / ".lock").unlink(missing_ok=True)  # uv's own
     for folder in [site / "bin", *(each for each in site.rglob("tests") if each.is_dir())]:
         shutil.rmtree(folder, ignore_errors=True)
 

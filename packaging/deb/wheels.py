@@ -1,8 +1,11 @@
-"""Gets the wheels of another architecture, without emulation: pip only unpacks them."""
+"""Gets the libraries of another architecture, without emulation: nothing of them is run, only unpacked.
+
+By uv, which resolves for the machine that it is told of; pip would judge each `platform_machine` by its own, and ask
+for the CUDA libraries of a PC on behalf of a Raspberry Pi.
+"""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -11,48 +14,37 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from contents import ROOT, UNWANTED, Package
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-"""Debian's names of the architectures, and the machine's own."""
-GLIBCS = ("2_17", "2_24", "2_27", "2_28", "2_31", "2_34", "2_35")
-"""Those of bookworm's glibc, 2.36, that wheels are built for."""
+MACHINES = {"amd64": "x86_64-manylinux_2_28", "arm64": "aarch64-manylinux_2_28"}
+"""Debian's names of the architectures, and uv's of a machine and its C library; that of bookworm is 2.36."""
 
 
 def install(package: Package, arch: str, python: str, target: Path) -> None:
-    """Unpack the package's wheels for `arch` into the folder `target`.
+    """Unpack the libraries of `package` for `arch` into the folder `target`.
 
     Raises:
-        subprocess.CalledProcessError: pip found no wheel of a version that is allowed; it says which.
+        subprocess.CalledProcessError: there is no wheel of a version that is allowed; uv says which.
     """
+    machine = [f"--python-platform={MACHINES[arch]}", f"--python-version={python}", "--only-binary=:all:"]
+    wanted = _resolved((*package.besides, *package.wheels), machine)
+    theirs = _resolved(package.besides, machine) if package.besides else []
+    ours = [pin for pin in wanted if pin not in theirs and pin.split("==")[0] not in UNWANTED]
+    _uv("install", f"--python={sys.executable}", f"--target={target}", "--no-deps", *machine, *ours)
+
+
+def _resolved(groups: Iterable[str], machine: list[str]) -> list[str]:
+    """Return what these groups of requirements and theirs come to, as `name==version`."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        constraints = folder / "constraints.txt"
-        constraints.write_text("".join(f"{line}\n" for line in _constraints(MACHINES[arch])))
-        options = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
-        abis = [f"cp{python.replace('.', '')}", "abi3", "none"]
-        options += [f"--abi={abi}" for abi in abis]
-        options += [f"--platform=manylinux_{glibc}_{MACHINES[arch]}" for glibc in GLIBCS]
-        options += [f"--platform=manylinux2014_{MACHINES[arch]}"]
-
-        def fetched(groups: Iterable[str], where: Path) -> dict[str, Path]:
-            _pip("download", f"--dest={where}", f"--constraint={constraints}", *options, *_requirements(groups))
-            return {_project(wheel): wheel for wheel in where.glob("*.whl")}
-
-        ours = fetched((*package.besides, *package.wheels), folder / "all")
-        theirs = fetched(package.besides, folder / "besides") if package.besides else {}
-        wanted = [str(wheel) for name, wheel in ours.items() if name not in theirs and name not in UNWANTED]
-        _pip("install", f"--target={target}", "--no-deps", "--no-index", "--no-compile", *options, *wanted)
+        requirements, pins = Path(scratch) / "requirements.in", Path(scratch) / "pins.txt"
+        requirements.write_text("\n".join(_requirements(groups)))
+        told = ["--no-header", "--no-annotate", "--constraints", str(ROOT / "constraints.txt")]
+        _uv("compile", *machine, *told, f"--output-file={pins}", str(requirements))
+        return pins.read_text().split()
 
 
-def _pip(*words: str) -> None:
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *words]
-    subprocess.run(command, check=True)
-
-
-def _project(wheel: Path) -> str:
-    return re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower()
+def _uv(verb: str, *words: str) -> None:
+    subprocess.run([sys.executable, "-m", "uv", "pip", verb, "--quiet", *words], check=True)
 
 
 def _requirements(groups: Iterable[str]) -> list[str]:
@@ -62,12 +54,3 @@ def _requirements(groups: Iterable[str]) -> list[str]:
     extras["torch"] = [each for each in extras["examples"] if Requirement(each).name == "torch"]
     found = [each for group in groups for each in extras[group]]
     return [each for each in found if Requirement(each).name not in UNWANTED]
-
-
-def _constraints(machine: str) -> list[str]:
-    """Return the constraints that hold on `machine`; pip would judge them by the machine it runs on."""
-    environment = {name: str(value) for name, value in default_environment().items()} | {"platform_machine": machine}
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    held = [each for each in found if each.marker is None or each.marker.evaluate(environment)]
-    return [f"{each.name}{each.specifier}" for each in held]

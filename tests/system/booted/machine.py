@@ -1,6 +1,6 @@
 """A Debian system with its own systemd, booted in about a second in namespaces of this machine. Needs root.
 
-Its files are a tree that debootstrap makes once (`ARGOSY_BOOTED`, or `.demo/booted` of the checkout); what happens in
+Its files are a tree that debootstrap makes once (`debs.CACHE`); what happens in
 it stays in memory and is gone afterwards.
 """
 
@@ -15,10 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
+from tests.system.debs import CACHE
 from tests.waiting import until
 
-ROOT = Path(__file__).parents[3]
-CACHE = Path(os.environ.get("ARGOSY_BOOTED", ROOT / ".demo" / "booted"))
 SUITE = "bookworm"
 PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-systemd,mosquitto,ca-certificates,iproute2"
 """What our packages depend on: they are installed without a network."""
@@ -35,8 +34,8 @@ def why_not() -> str:
     done = subprocess.run(["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"namespaces are not allowed here: {done.stderr.strip()}"
-    if not (CACHE / "tree").is_dir() and shutil.which("debootstrap") is None:
-        return f"there is no system in {CACHE}/tree, and no debootstrap to make one: apt install debootstrap"
+    if not (CACHE / "booted").is_dir() and shutil.which("debootstrap") is None:
+        return f"there is no system in {CACHE}/booted, and no debootstrap to make one: apt install debootstrap"
     return ""
 
 
@@ -46,10 +45,10 @@ def tree() -> Path:
     Raises:
         subprocess.CalledProcessError: the mirror cannot be reached, or what debootstrap names.
     """
-    made = CACHE / "tree"
+    made = CACHE / "booted"
     if not made.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
-        half = CACHE / "tree.partial"
+        half = CACHE / "booted.partial"
         shutil.rmtree(half, ignore_errors=True)
         command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(half)]
         subprocess.run([*command, "http://deb.debian.org/debian"], check=True, stdout=subprocess.DEVNULL)

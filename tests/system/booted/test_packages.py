@@ -5,17 +5,16 @@ One machine, one story, told in order: run it by `make test-system`.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.booted.machine import CACHE, ROOT, Machine, why_not
+from tests.system.booted.machine import Machine, why_not
+from tests.system.debs import ROOT, build_code, built, deb
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -27,28 +26,18 @@ NO_MACHINE = why_not()
 
 
 @pytest.fixture(scope="module")
-def debs() -> Path:
-    """The packages, and a later version of those with code. The libraries are built where they have changed."""
-    folder = CACHE / "debs"
-    shutil.rmtree(folder / "later", ignore_errors=True)
-    for old in folder.glob("*_all.deb"):
-        old.unlink()
-    _build("code", "--out", str(folder))
-    _build("code", "--out", str(folder / "later"), "--version", LATER)
-    wanted = _field(folder / _name(folder, "argosy-common"), "Depends").split("argosy-runtime (>= ")[1].rstrip(")")
+def debs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The packages, and a later version of those with code."""
     arch = subprocess.check_output(["dpkg", "--print-architecture"], text=True).strip()
-    if not (folder / f"argosy-runtime_{wanted}_{arch}.deb").exists():
-        for old in [*folder.glob("argosy-runtime_*"), *folder.glob("argosy-inference_*")]:
-            old.unlink()
-        _build("runtime", "--arch", arch, "--out", str(folder))
-    return folder
+    return built(arch), build_code(tmp_path_factory.mktemp("later"), version=LATER)
 
 
 @pytest.fixture(scope="module")
-def machine(debs: Path) -> Iterator[Machine]:
+def machine(debs: tuple[Path, Path]) -> Iterator[Machine]:
     """A machine with the packages in /srv, and an app to run."""
     with Machine() as machine:
-        shutil.copytree(debs, machine.root / "srv/debs")
+        for folder, place in zip(debs, ("now", "later"), strict=True):
+            shutil.copytree(folder, machine.root / "srv" / place)
         shutil.copytree(ROOT / "examples/digits_numpy", machine.root / "srv/app")
         yield machine
 
@@ -70,7 +59,7 @@ def test_the_life_of_an_installation(machine: Machine) -> None:
 
 def _install(machine: Machine) -> None:
     began = time.monotonic()
-    machine.run("dpkg", "--install", *_debs(machine, "argosy-runtime", *CODE))
+    machine.run("dpkg", "--install", *_debs(machine, "now", "argosy-runtime", *CODE))
     print(f"installed in {time.monotonic() - began:.1f} s")
     assert machine.active(COORDINATOR)
     assert machine.unit(COORDINATOR, "Type") == "notify"
@@ -158,7 +147,7 @@ def _hang(machine: Machine) -> None:
 def _upgrade(machine: Machine) -> None:
     before = {service: machine.unit(service, "MainPID") for service in (COORDINATOR, DEVICE)}
     devices = {device["device"] for device in machine.json("argosy", "device", "list")}
-    machine.run("dpkg", "--install", *(f"/srv/debs/later/{_name_of(machine, 'later', each)}" for each in CODE))
+    machine.run("dpkg", "--install", *_debs(machine, "later", *CODE))
     for service, pid in before.items():
         assert machine.active(service)
         assert machine.unit(service, "MainPID") != pid, "the new version is at work"
@@ -176,7 +165,7 @@ def _remove(machine: Machine) -> None:
     for kept in ("var/lib/argosy/coordinator.db", f"var/lib/{DEVICE}/enrolment.json", "etc/argosy/device.toml"):
         assert (machine.root / kept).exists()
     assert not list((machine.root / "usr/lib/argosy").rglob("argosy_server"))
-    machine.run("dpkg", "--install", *(f"/srv/debs/later/{_name_of(machine, 'later', each)}" for each in CODE))
+    machine.run("dpkg", "--install", *_debs(machine, "later", *CODE))
     assert machine.active(DEVICE), "whoever comes back finds all as it was"
     assert until(lambda: _online(machine) == 1)
 
@@ -209,21 +198,5 @@ def _told(machine: Machine, service: str) -> str:
     return "\n".join(str(entry["MESSAGE"]) for entry in machine.journal(service)[-30:])
 
 
-def _debs(machine: Machine, *packages: str) -> list[str]:
-    return [f"/srv/debs/{_name_of(machine, '.', package)}" for package in packages]
-
-
-def _name_of(machine: Machine, folder: str, package: str) -> str:
-    return _name(machine.root / "srv/debs" / folder, package)
-
-
-def _name(folder: Path, package: str) -> str:
-    return next(each.name for each in folder.glob(f"{package}_*.deb"))
-
-
-def _build(*words: str) -> None:
-    subprocess.run([sys.executable, str(ROOT / "packaging/deb/build_debs.py"), *words], check=True, env=os.environ)
-
-
-def _field(deb: Path, name: str) -> str:
-    return subprocess.check_output(["dpkg-deb", "--field", str(deb), name], text=True).strip()
+def _debs(machine: Machine, folder: str, *packages: str) -> list[str]:
+    return [f"/srv/{folder}/{deb(machine.root / 'srv' / folder, package).name}" for package in packages]

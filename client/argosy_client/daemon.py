@@ -1,8 +1,8 @@
 """The device daemon: puts its parts together, keeps their time, and ends in good order.
 
-Threads: the link's (messages in), the job thread (`jobs.py`), that of models
-(`models/deployments.py`), the exchange's own, the pulse (timers) and the main
-thread, which only waits for a signal. This process never imports Flower, numpy or torch: they live in the worker.
+Threads: the link's (messages in), the job thread (`jobs.py`), that of models (`models/deployments.py`), the exchange's
+own, the pulse (timers) and the main thread, which obeys signals and examines the others for the service manager
+(`argosy_common/service.py`). This process never imports Flower, numpy or torch: they live in the worker.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COORDINATOR, DEVICE, SECOND = "argosy-coordinator", "argosy-device", "argosy-device-2"
 CODE = ("argosy-common", "argosy-flower", COORDINATOR, DEVICE)
+ENROLMENT = ("url", "token", "pin", "shard")
 LATER = "0.1.0+later"
 NO_MACHINE = why_not()
 
@@ -59,13 +60,15 @@ def test_the_life_of_an_installation(machine: Machine) -> None:
 
 def _install(machine: Machine) -> None:
     began = time.monotonic()
-    machine.run("dpkg", "--install", *_debs(machine, "now", "argosy-runtime", *CODE))
+    machine.run("dpkg", "--install", *_debs(machine, "now", "argosy-runtime", "argosy-inference", *CODE))
     print(f"installed in {time.monotonic() - began:.1f} s")
     assert machine.active(COORDINATOR)
     assert machine.unit(COORDINATOR, "Type") == "notify"
     assert "0 devices online" in machine.unit(COORDINATOR, "StatusText")
     assert machine.unit(COORDINATOR, "User") == "argosy"
     assert machine.json("argosy", "doctor")
+    backends = machine.json("argosy-device", "backends")["backends"]
+    assert "onnxruntime" in [each["backend"] for each in backends if each["unavailable"] is None]
     assert not machine.active(DEVICE), "a board that has not joined has nothing to do"
     assert machine.unit(DEVICE, "UnitFileState") == "enabled"
     assert machine.unit(DEVICE, "ConditionResult") == "no"
@@ -88,14 +91,27 @@ def _enrol_two(machine: Machine) -> None:
     (machine.root / f"etc/systemd/system/{SECOND}.service").write_text(unit)
     machine.run("install", "-d", "-m", "700", "-o", DEVICE, "-g", DEVICE, f"/var/lib/{SECOND}")
     machine.run("systemctl", "daemon-reload")
+    _first_boot(machine, token)
+    words = ["join", token["url"], "--token", token["token"], "--pin", token["pin"]]
+    machine.run("argosy-device", *words, "--state-dir", f"/var/lib/{SECOND}")
+    machine.run("systemctl", "start", SECOND, check=False)
     for service in (DEVICE, SECOND):
-        words = ["join", token["url"], "--token", token["token"], "--pin", token["pin"]]
-        machine.run("argosy-device", *words, "--state-dir", f"/var/lib/{service}")
+        assert machine.active(service), _told(machine, service)
         owners = machine.run("find", f"/var/lib/{service}", "-not", "-user", DEVICE).stdout
         assert owners == "", "what root joined with belongs to the daemon"
-        machine.run("systemctl", "start", service, check=False)
-        assert machine.active(service), _told(machine, service)
     assert until(lambda: _online(machine) == 2)
+
+
+def _first_boot(machine: Machine, token: dict[str, str]) -> None:
+    """Let the board join by the file that a card would bring; its daemon starts as soon as it has."""
+    card = machine.root / "var/lib/cloud"
+    card.mkdir()
+    lines = [f'{name} = "{value}"\n' for name, value in {**token, "shard": "north"}.items() if name in ENROLMENT]
+    (card / "argosy-enrol.toml").write_text("".join(lines))
+    machine.run("systemctl", "start", "argosy-first-boot", check=False)
+    assert until(lambda: machine.active(DEVICE)), _told(machine, "argosy-first-boot")
+    assert not list(card.iterdir())
+    assert (machine.root / "etc/argosy/device.toml").read_text().startswith('shard = "north"\n')
 
 
 def _run_a_round(machine: Machine, number: int) -> None:
@@ -121,6 +137,10 @@ def _read_settings_again(machine: Machine) -> None:
 
 
 def _restart(machine: Machine) -> None:
+    for service in (COORDINATOR, DEVICE):
+        status = (machine.root / f"proc/{machine.unit(service, 'MainPID')}/status").read_text()
+        rss = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+        print(f"{service} takes {int(rss) / 1000:.0f} MB without its children")
     for service in (COORDINATOR, DEVICE, SECOND):
         began = time.monotonic()
         machine.run("systemctl", "stop", service)
@@ -171,7 +191,7 @@ def _remove(machine: Machine) -> None:
 
 
 def _purge(machine: Machine) -> None:
-    machine.run("dpkg", "--purge", COORDINATOR, DEVICE, "argosy-flower", "argosy-common", "argosy-runtime")
+    machine.run("dpkg", "--purge", *CODE, "argosy-inference", "argosy-runtime")
     left = ("var/lib/argosy", f"var/lib/{DEVICE}", "etc/argosy", "run/argosy", "usr/lib/argosy", "usr/share/argosy")
     assert [each for each in left if (machine.root / each).exists()] == []
     links = machine.root / "etc/systemd/system/multi-user.target.wants"

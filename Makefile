@@ -8,7 +8,7 @@ QUICK  ?=
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help demo test test-slow lint format docs bench clean
+.PHONY: help demo test test-slow test-system test-arm deb deb-torch lint format docs bench clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,8 +38,20 @@ demo: $(VENV)/.run ## ten devices on this machine learn to recognise human activ
 test: $(VENV)/.dev .demo/data/manifest.json ## the default test suite (under 8 minutes on two cores)
 	$(BIN)/pytest -m "not slow" -n 3 --dist worksteal
 
-test-slow: $(VENV)/.dev .demo/data/manifest.json ## the longer tests
-	$(BIN)/pytest -m slow --timeout 900
+test-slow: $(VENV)/.dev .demo/data/manifest.json ## the longer tests, but for those of test-system and test-arm
+	$(BIN)/pytest -m slow --timeout 900 --ignore tests/system/booted --ignore tests/system/emulated
+
+test-system: $(VENV)/.dev ## the packages on a system with its own systemd; needs root, debootstrap, and Debian's mirror once
+	$(BIN)/pytest tests/system/booted --timeout 900 -s
+
+test-arm: $(VENV)/.dev ## the device daemon in an emulated arm64 system; needs root, debootstrap, qemu-user-static
+	$(BIN)/pytest tests/system/emulated --timeout 900 -s
+
+deb: $(VENV)/.dev ## the Debian packages, libraries for amd64 and arm64 included, into dist/
+	$(BIN)/python packaging/deb/build_debs.py code runtime
+
+deb-torch: $(VENV)/.dev ## the package with PyTorch, into dist/; ARCH=arm64 for a Raspberry Pi alone
+	$(BIN)/python packaging/deb/build_debs.py torch $(if $(ARCH),--arch $(ARCH))
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, the layers, and that the generated pages of docs/ are up to date
 	$(BIN)/ruff check .

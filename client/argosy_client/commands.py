@@ -29,6 +29,7 @@ from argosy_common.backoff import Backoff
 from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import SystemClock
 from argosy_common.errors import ArgosyError, CertificateInvalid, NotEnrolled
+from argosy_common.files import give_to_owner
 from argosy_common.logs import configure as configure_logs
 
 app = typer.Typer(
@@ -100,6 +101,7 @@ def join(  # noqa: PLR0917  (typer declares a command's options as its parameter
     )
     with storage_errors(settings.state_dir):
         remember_name(settings)
+        give_to_owner(settings.state_dir)
     start = ["argosy-device", "run"]
     for flag, value in (("--config", config), ("--state-dir", state_dir)):
         start += [flag, str(value)] if value is not None else []

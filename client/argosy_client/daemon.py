@@ -1,8 +1,8 @@
 """The device daemon: puts its parts together, keeps their time, and ends in good order.
 
-Threads: the link's (messages in), the job thread (`jobs.py`), that of models
-(`models/deployments.py`), the exchange's own, the pulse (timers) and the main
-thread, which only waits for a signal. This process never imports Flower, numpy or torch: they live in the worker.
+Threads: the link's (messages in), the job thread (`jobs.py`), that of models (`models/deployments.py`), the exchange's
+own, the pulse (timers) and the main thread, which obeys signals and examines the others for the service manager
+(`argosy_common/service.py`). This process never imports Flower, numpy or torch: they live in the worker.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import argparse
 import json
 import os
 import random
-import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from argosy_client.addresses import joined_at, link_settings
 from argosy_client.downloads import HttpsWay
 from argosy_client.gateway import COORDINATOR, Gateway
 from argosy_client.identity import Enrolment
@@ -47,13 +47,14 @@ from argosy_common.blobs import BlobStore
 from argosy_common.blobs.exchange import BlobExchange
 from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import Clock, SystemClock
-from argosy_common.enrolment import DEFAULT_PORT
 from argosy_common.errors import ArgosyError
 from argosy_common.files import private_folder, write_atomic
-from argosy_common.link import Link, LinkSettings
+from argosy_common.link import Link
 from argosy_common.link.tls import client_context
 from argosy_common.logs import get_logger
+from argosy_common.notify import Notifier
 from argosy_common.secure_home import SecureHome
+from argosy_common.service import Condition, Progress, Signals, reread, serve
 from argosy_common.wire.bodies import TRANSFER_KINDS, Cancel, Deploy, Instruction, Rebirth, Received, Refused, Withdraw
 from argosy_common.wire.envelope import Envelope
 from argosy_common.wire.topics import DeviceTopics
@@ -71,6 +72,8 @@ LINK_STOP_S = 5.0
 YIELDING_STOP_S = 2.0
 RENEWAL_STOP_S = 1.0
 """It only ever waits for the coordinator, and goes on where it was at the next start."""
+HANGS_AFTER_S = 120.0
+"""Seconds without progress after which a thread of ours counts as hanging: a worn SD card takes its time."""
 NOTE_EVERY_S = 30.0
 """At least so long between two notes on why there is no connection: each of them wears out an SD card."""
 
@@ -117,7 +120,7 @@ class Device:
             lambda: client_context(self._renewal.enrolment.tls_files()),
             clock=clock,
             rng=rng,
-            joined_at=_joined_at(enrolment),
+            joined_at=joined_at(enrolment),
         )
         self._exchange = BlobExchange(
             store,
@@ -180,6 +183,7 @@ class Device:
         self._noted_why = ""
         self._noted_at = clock.monotonic()
         self._stopping = threading.Event()
+        self._beating = Progress("the pulse", clock=clock)
         self._pulse = threading.Thread(target=self._keep_time, name="pulse", daemon=True)
         self._connect_handlers()
 
@@ -194,6 +198,17 @@ class Device:
         self._pulse.start()
         if self._hosted is not None:
             self._yielding.start()
+
+    def condition(self) -> Condition:
+        """Examine it. Neither a broker out of reach nor a job that takes long is wrong: no new start mends those.
+
+        Raises:
+            StorageFailed: the journal does not answer.
+        """
+        self._journal.probe()
+        wrong = self._beating.trouble(HANGS_AFTER_S) or self._link.trouble(HANGS_AFTER_S) or self._jobs.trouble()
+        link = "connected to" if self._link.connected else "cannot reach"
+        return Condition(wrong, f"{link} the broker {self._link.address}; {self._jobs.doing}")
 
     def stop(self) -> None:
         """Interrupt the job, say goodbye, end all threads and the worker; bounded."""
@@ -307,6 +322,7 @@ class Device:
         step = min(1.0, self._settings.heartbeat_s, self._settings.resend_s)
         next_beat = self._clock.monotonic() + self._settings.heartbeat_s
         while not self._stopping.wait(step):
+            self._beating.beat()
             self._guarded(self._exchange.tick)
             self._guarded(self._outbox.tick)
             self._guarded(self._jobs.tick)
@@ -333,27 +349,6 @@ def _owner(enrolment: Enrolment) -> str:
     return f"{enrolment.site}/{enrolment.device}/{enrolment.pin}"
 
 
-def link_settings(enrolment: Enrolment) -> LinkSettings:
-    """Where the broker may be: first where the coordinator was joined at, which this board evidently reaches.
-
-    The coordinator knows its own names and addresses, but not which of them the board can resolve or route to. A wrong
-    one costs an attempt and no trust: the broker must show a certificate of our authority.
-    """
-    joined_at = urlsplit(enrolment.url).hostname
-    known = [(host, port) for host, port in enrolment.brokers]
-    guess = [(joined_at, known[0][1])] if joined_at else []
-    (host, port), *others = dict.fromkeys([*guess, *known])
-    return LinkSettings(
-        host=host, port=port, client_id=enrolment.device, tls=enrolment.tls_files(), elsewhere=tuple(others)
-    )
-
-
-def _joined_at(enrolment: Enrolment) -> tuple[str, int] | None:
-    """Return where this device joined: the coordinator's own port, which it evidently reaches."""
-    parts = urlsplit(enrolment.url)
-    return (parts.hostname, parts.port or DEFAULT_PORT) if parts.hostname else None
-
-
 def _hosted(settings: DeviceSettings, rng: random.Random) -> HostedInference | None:
     """Return what serves models on this board; None where nothing is installed for that, or it is not wanted."""
     wanted = settings.inference
@@ -372,25 +367,34 @@ def _hosted(settings: DeviceSettings, rng: random.Random) -> HostedInference | N
     return HostedInference(InferenceHost(served, rng=rng), target_ms=wanted.target_ms)
 
 
-def run(settings: DeviceSettings, inference: Inference | None = None) -> None:
+def run(
+    settings: DeviceSettings, inference: Inference | None = None, *, read: Callable[[], DeviceSettings] | None = None
+) -> None:
     """Run until SIGTERM or SIGINT; `inference` runs the models, instead of what is installed.
+
+    `read` reads the settings again, at each SIGHUP.
 
     Raises:
         NotEnrolled, AlreadyRunning, StorageFailed, DiskFull: the daemon cannot start.
     """
     enrolment = Enrolment.load(settings.state_dir)
     lock = InstanceLock(settings.state_dir)
-    stop = threading.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda _number, _frame: stop.set())
-    with storage_errors(settings.state_dir):
-        device = Device(settings, enrolment, clock=SystemClock(), rng=random.SystemRandom(), inference=inference)
-    device.start()
-    try:
-        stop.wait()
-    finally:
-        device.stop()
-        lock.release()
+    clock = SystemClock()
+    notifier = Notifier.of_this_process(clock=clock)  # before any process of ours inherits its variables
+    with Signals() as signals:
+        with storage_errors(settings.state_dir):
+            device = Device(settings, enrolment, clock=clock, rng=random.SystemRandom(), inference=inference)
+        device.start()
+        try:
+            serve(
+                signals,
+                notifier,
+                examine=device.condition,
+                reload=lambda: reread(settings, read or (lambda: settings)),
+            )
+        finally:
+            device.stop()
+            lock.release()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -401,9 +405,10 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     named = os.environ.get("ARGOSY_DEVICE_CONFIG")
     try:
-        settings = load_settings(given.config or (Path(named) if named else None), state_dir=given.state_dir)
+        read = partial(load_settings, given.config or (Path(named) if named else None), state_dir=given.state_dir)
+        settings = read()
         logs.configure(settings.log_level)
-        run(settings)
+        run(settings, read=read)
     except ArgosyError as error:
         sys.stderr.write(f"{error.message}\n{error.remedy_text}\n")
         return error.exit_code

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from argosy_common.errors import (
     TokenUnknown,
     TooManyAttempts,
 )
-from argosy_common.files import sync_folder, write_atomic
+from argosy_common.files import give_to_owner, sync_folder, write_atomic
 from argosy_common.logs import get_logger
 
 log = get_logger(__name__)
@@ -129,11 +130,10 @@ def _enrol(file: Path, patience: Patience, root: Path, config: Path | None, stat
         log.info("first_boot.enrolled_already", unused=wanted.url)
         return Enrolment.load(folder)
     with storage_errors(settings_file):
-        if there is None:
-            _write_settings(settings_file, wanted)
+        _write_settings(settings_file, wanted)
     with storage_errors(folder):
         remember_name(settings)
-        _hand_over(folder)
+        give_to_owner(folder)
     return enrolment
 
 
@@ -145,20 +145,16 @@ def _enrolled(state_dir: Path) -> Enrolment | None:
 
 
 def _write_settings(file: Path, wanted: EnrolmentFile) -> None:
-    """Write where the board stands, for the daemon, which another user may run. Both values are plain by their type."""
+    """Write where the board stands, for the daemon, which another user may run. Both values are plain by their type.
+
+    A file that says something of that already is left alone; in any other, the lines go before all tables.
+    """
+    before = file.read_text(encoding="utf-8") if file.is_file() else ""
     places = {"site": wanted.site, "shard": wanted.shard}
     lines = [f'{key} = "{value}"\n' for key, value in places.items() if value is not None]
-    if lines:
+    if lines and places.keys().isdisjoint(tomllib.loads(before)):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, "".join(lines).encode(), mode=0o644)
-
-
-def _hand_over(state_dir: Path) -> None:
-    """Give what root has written to the state directory's owner: the daemon runs as that user and must read it."""
-    owner = state_dir.stat()
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        for path in state_dir.rglob("*"):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        write_atomic(file, "".join([*lines, before]).encode(), mode=0o644)
 
 
 # --- the file and its note -----------------------------------------------------------------------------------------

@@ -138,6 +138,10 @@ class Jobs:
             return current.doing
         return "uploading" if self._outbox.uploading else "idle"
 
+    def trouble(self) -> str:
+        """Say that the job thread has ended, if it has. How long a job may take is bounded where it is done."""
+        return "" if self._thread.is_alive() else "the job thread has ended"
+
     def tick(self) -> None:
         """Say what was accepted and what the job at hand is at, where that is news: called about once a second.
 

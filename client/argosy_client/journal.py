@@ -110,6 +110,15 @@ class Journal:
         with self._lock:
             self._db.close()
 
+    def probe(self) -> None:
+        """Prove that the file can be read; a disk that is only full is no hindrance.
+
+        Raises:
+            StorageFailed: it cannot.
+        """
+        with self._lock, self._errors():
+            self._db.execute("SELECT count(*) FROM owner").fetchone()
+
     # --- the life of an instruction ------------------------------------------------------------------------------
 
     def receive(

@@ -20,7 +20,9 @@ DEFAULT_FILE = Path("/etc/argosy/device.toml")
 
 
 def default_state_dir() -> Path:
-    """Return `/var/lib/argosy-device` for root, and the user's XDG state folder for everybody else."""
+    """Return `$STATE_DIRECTORY` (systemd), `/var/lib/argosy-device` for root, else the user's XDG state folder."""
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.split(":")[0])
     if os.geteuid() == 0:
         return Path("/var/lib/argosy-device")
     state = os.environ.get("XDG_STATE_HOME")

@@ -25,6 +25,14 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def give_to_owner(folder: Path) -> None:
+    """Give what root has written into `folder` to the folder's owner: a daemon runs as that user and must read it."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        for path in folder.rglob("*"):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> None:
     """Replace the file at `path` with `data`, so that a reader or a power cut sees the old or the new, never a part.
 

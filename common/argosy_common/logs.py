@@ -1,6 +1,7 @@
 """Structured logs: an event name and fields, never a sentence with values in it, never a secret.
 
-Under systemd the fields become journald fields; on a terminal or in a file they are one readable line. Use:
+Under systemd the fields become journald fields, where its Python module is installed, and otherwise plain lines that
+carry their priority; on a terminal or in a file they are one readable line. Use:
 
     log = get_logger(__name__)
     log.info("link.connected", broker=address, seconds=0.2)
@@ -65,13 +66,29 @@ class ReadableFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
-        fields: dict[str, object] = getattr(record, _FIELDS, {})
-        told = " ".join(f"{name}={_readable(value)}" for name, value in fields.items())
-        line = f"{self.formatTime(record, self.datefmt)} {record.levelname:<7} {record.getMessage()} {told}".rstrip()
-        if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
+        line = f"{self.formatTime(record, self.datefmt)} {record.levelname:<7} {_told(record, self)}"
         colour = self._COLOURS.get(record.levelno, "") if self._colour else ""
         return f"{colour}{line}\x1b[0m" if colour else line
+
+
+class JournalFormatter(logging.Formatter):
+    """Lines for the journal's stream: the priority in front, as sd-daemon(3) says; the journal adds the time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        return "\n".join(f"<{_priority(record)}>{line}" for line in _told(record, self).splitlines())
+
+
+def _told(record: logging.LogRecord, formatter: logging.Formatter) -> str:
+    """Return the event with its fields, and the traceback if there is one."""
+    fields: dict[str, object] = getattr(record, _FIELDS, {})
+    line = " ".join([record.getMessage(), *(f"{name}={_readable(value)}" for name, value in fields.items())])
+    return f"{line}\n{formatter.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _priority(record: logging.LogRecord) -> int:
+    """Return syslog's number for a level."""
+    return {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}.get(record.levelno, 7)
 
 
 def _readable(value: object) -> str:
@@ -79,25 +96,32 @@ def _readable(value: object) -> str:
     return repr(text) if not text or any(c.isspace() or c == "=" for c in text) else text
 
 
-def _journal_handler() -> logging.Handler | None:
-    """Return a handler that writes journald fields, or None where systemd or its Python module is missing."""
-    if "JOURNAL_STREAM" not in os.environ:
-        return None
+def _is_the_journal(stream: TextIO) -> bool:
+    """Tell whether systemd connected `stream` to its journal: it names the socket, which a child may not have got."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _journal_handler(stream: TextIO) -> logging.Handler:
+    """Return a handler that writes journald fields, or lines where systemd's Python module is missing."""
     try:
         from systemd import journal  # noqa: PLC0415  (not every box has it)
     except ImportError:
-        return None
+        handler: logging.Handler = logging.StreamHandler(stream)
+        handler.setFormatter(JournalFormatter())
+        return handler
 
     class _Journal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             fields: dict[str, object] = getattr(record, _FIELDS, {})
-            told = " ".join(f"{name}={_readable(value)}" for name, value in fields.items())
-            text = f"{record.getMessage()} {told}".rstrip()
-            if record.exc_info:
-                text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-            priority = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}.get(record.levelno, 7)
             extra = {f"ARGOSY_{name.upper()}": str(value) for name, value in fields.items()}
-            journal.send(text, PRIORITY=priority, ARGOSY_EVENT=record.getMessage(), LOGGER=record.name, **extra)
+            text = _told(record, logging.Formatter())
+            journal.send(
+                text, PRIORITY=_priority(record), ARGOSY_EVENT=record.getMessage(), LOGGER=record.name, **extra
+            )
 
     return _Journal()
 
@@ -105,8 +129,9 @@ def _journal_handler() -> logging.Handler | None:
 def configure(level: str = "INFO", *, stream: TextIO | None = None) -> None:
     """Send all logs of this process to journald under systemd, else as readable lines to `stream` (stderr)."""
     target = stream or sys.stderr
-    handler = _journal_handler()
-    if handler is None:
+    if _is_the_journal(target):
+        handler = _journal_handler(target)
+    else:
         handler = logging.StreamHandler(target)
         handler.setFormatter(ReadableFormatter(colour=target.isatty()))
     root = logging.getLogger()

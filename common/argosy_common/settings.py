@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -120,6 +120,18 @@ class Settings(BaseSettings):
         if file is not None and loc and loc[0] in table:
             return str(file)
         return "the settings file, the environment or a flag"
+
+
+def changed(old: BaseModel, new: BaseModel) -> list[str]:
+    """Name the settings whose values differ, as in the file: `log_level`, `broker.port`."""
+    names: list[str] = []
+    for name in type(old).model_fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, BaseModel) and isinstance(after, BaseModel):
+            names += [f"{name}.{inner}" for inner in changed(before, after)]
+        elif before != after:
+            names.append(name)
+    return names
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _next_steps(folder: Path, wanted: EnrolmentFile, ticket: Ticket) -> list[str
     if ticket.uses > 1:
         until += f" It lets {ticket.uses} boards in; one use a card would be safer."
     return [
-        "The image must have Argosy in /opt/argosy, and argosy-device.service: this command installs neither.",
+        "The image must have the package argosy-device: this command does not install it.",
         f"Unmount the card before you pull it: umount {folder}",
         until,
         f"The board joins {wanted.url} and erases the file. `argosy device list` shows it within minutes.",

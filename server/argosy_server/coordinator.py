@@ -25,6 +25,7 @@ from argosy_common.files import private_folder
 from argosy_common.link import Link, LinkSettings, Will
 from argosy_common.logs import get_logger
 from argosy_common.secure_ledger import Ledger
+from argosy_common.service import Condition, Progress
 from argosy_common.wire import topics
 from argosy_common.wire.bodies import Inventory, ModelState
 from argosy_common.wire.envelope import Envelope, encode
@@ -58,6 +59,8 @@ MAX_UPLOAD = 16 * 1024**3
 TICK_S = 1.0
 FIRST_CONNECTION_S = 30.0
 EXPIRE_EVERY_S = 60.0
+HANGS_AFTER_S = 60.0
+"""Seconds without progress after which a thread of ours counts as hanging."""
 
 
 class Coordinator:
@@ -81,6 +84,7 @@ class Coordinator:
         self._broker.shut_out(refused.devices)
         self._registry = Registry(clock=clock, grace_s=settings.runs.grace_s)
         self._stopping = threading.Event()
+        self._ticking = Progress("the ticker", clock=clock)
         self._ticker = threading.Thread(target=self._tick_on, name="ticker", daemon=True)
 
     # --- life
@@ -145,6 +149,7 @@ class Coordinator:
         if not self._link.wait_connected(FIRST_CONNECTION_S):
             raise self._link.last_error or BrokerUnreachable(address=self._address(), why="no answer")
         self._enrolment.start()
+        self._ticking.beat()
         self._ticker.start()
         log.info("coordinator.started", version=__version__, broker=self._broker.kind, address=self._address())
 
@@ -161,6 +166,20 @@ class Coordinator:
                 log.error("coordinator.stop_failed", exc=error, part=part)
         self.store.close()
         log.info("coordinator.stopped")
+
+    def condition(self) -> Condition:
+        """Examine it. A broker that cannot be reached is not wrong in this sense: no new start of ours mends that.
+
+        Raises:
+            StorageFailed: the database does not answer.
+        """
+        self.store.probe()
+        wrong = self._ticking.trouble(HANGS_AFTER_S) or self._link.trouble(HANGS_AFTER_S)
+        if not wrong and not self._broker.kept():
+            wrong = "the broker's keeper has ended"
+        link = "connected to" if self._link.connected else "cannot reach"
+        online, runs = len(self._registry.online()), len(self.runs.active())
+        return Condition(wrong, f"{link} the broker {self._address()}; {online} devices online, {runs} runs")
 
     # --- CoordinatorPort
 
@@ -358,6 +377,7 @@ class Coordinator:
         """Once a second: presence, re-sends, deadlines, transfers, rollouts. A failure is logged, and it ticks on."""
         expire_at = 0.0
         while not self._stopping.wait(TICK_S):
+            self._ticking.beat()
             try:
                 self._registry.tick()
                 self._dispatcher.tick()

@@ -6,11 +6,10 @@ import fcntl
 import json
 import os
 import random
-import signal
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from argosy_common import logs
@@ -18,9 +17,11 @@ from argosy_common.clock import SystemClock
 from argosy_common.errors import AlreadyRunning, ArgosyError
 from argosy_common.files import private_folder
 from argosy_common.logs import get_logger
+from argosy_common.notify import Notifier
+from argosy_common.service import Signals, reread, serve
 from argosy_server.api.server import AdminServer
 from argosy_server.coordinator import Coordinator
-from argosy_server.settings import SETTINGS_VARIABLE, CoordinatorSettings
+from argosy_server.settings import FLAGS_VARIABLE, CoordinatorSettings, load_settings
 
 log = get_logger(__name__)
 
@@ -46,23 +47,23 @@ def only_one(state_dir: Path) -> Iterator[None]:
         yield
 
 
-def main(settings: CoordinatorSettings) -> int:
-    """Run until SIGTERM or SIGINT; return the exit code."""
-    logs.configure(settings.log_level)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+def main(read: Callable[[], CoordinatorSettings]) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code. `read` reads the settings, also at each SIGHUP."""
+    logs.configure()
     try:
-        with only_one(settings.state_dir):
-            _serve(settings, stopping)
+        settings = read()
+        logs.configure(settings.log_level)
+        with Signals() as signals, only_one(settings.state_dir):
+            _serve(settings, signals, reload=lambda: reread(settings, read))
     except ArgosyError as error:
         log.error("coordinator.failed", code=error.code, why=error.message, remedy=error.remedy_text)
         return error.exit_code
     return 0
 
 
-def _serve(settings: CoordinatorSettings, stopping: threading.Event) -> None:
+def _serve(settings: CoordinatorSettings, signals: Signals, reload: Callable[[], None]) -> None:
     clock = SystemClock()
+    notifier = Notifier.of_this_process(clock=clock)  # before any process of ours inherits its variables
     coordinator = Coordinator(settings, clock=clock, rng=random.SystemRandom())
     admin: AdminServer | None = None
     try:
@@ -70,18 +71,23 @@ def _serve(settings: CoordinatorSettings, stopping: threading.Event) -> None:
         admin = AdminServer(coordinator, settings.socket_path, clock=clock)
         admin.start()
         log.info("coordinator.ready", socket=settings.socket_path, pid=os.getpid())
-        stopping.wait()
+        serve(signals, notifier, examine=coordinator.condition, reload=reload)
     finally:
         if admin is not None:
             admin.stop()
         coordinator.stop()
 
 
-def _settings_of_the_command() -> CoordinatorSettings:
-    """Return what `argosy-coordinator run` checked before this process took its place."""
-    handed_over = os.environ.pop(SETTINGS_VARIABLE, None)
-    return CoordinatorSettings(**json.loads(handed_over)) if handed_over else CoordinatorSettings.load()
+def _flags() -> dict[str, str]:
+    """Return what was given to `argosy-coordinator run`, before this process took its place."""
+    flags: dict[str, str] = json.loads(os.environ.pop(FLAGS_VARIABLE, "{}"))
+    return flags
+
+
+def _read(flags: dict[str, str]) -> CoordinatorSettings:
+    paths = {name: Path(flags[name]) for name in ("config", "state_dir") if name in flags}
+    return load_settings(**paths, log_level=flags.get("log_level"))
 
 
 if __name__ == "__main__":
-    sys.exit(main(_settings_of_the_command()))
+    sys.exit(main(partial(_read, _flags())))

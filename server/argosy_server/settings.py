@@ -35,8 +35,9 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")
 """A site is a part of every topic, so its name is lower-case letters, digits and inner hyphens."""
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
-SETTINGS_VARIABLE = "_ARGOSY_COORDINATOR_SETTINGS"
-"""Carries the checked settings, as JSON, from the command to the daemon that takes its place."""
+DEFAULT_CONFIG = Path("/etc/argosy/coordinator.toml")
+FLAGS_VARIABLE = "_ARGOSY_COORDINATOR_FLAGS"
+"""Carries the flags, as JSON, from the command to the daemon that takes its place and may read the settings again."""
 
 LONGEST_SOCKET_PATH = 107
 """Bytes that fit into a Unix socket's address on Linux, without the closing zero."""
@@ -192,6 +193,18 @@ class CoordinatorSettings(Settings):
     def blobs_dir(self) -> Path:
         """Where models, updates and app bundles lie."""
         return self.blobs or self.state_dir / "blobs"
+
+
+def load_settings(
+    config: Path | None = None, state_dir: Path | None = None, log_level: str | None = None
+) -> CoordinatorSettings:
+    """Read the settings from the file `config`, or the default one if it exists; a flag that is None was not given.
+
+    Raises:
+        SettingsInvalid: a file, a variable or a flag cannot be used.
+    """
+    file = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    return CoordinatorSettings.load(file, state_dir=state_dir, log_level=log_level)
 
 
 def local_hosts() -> list[str]:

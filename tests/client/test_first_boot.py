@@ -113,6 +113,18 @@ def test_settings_that_are_there_are_left_alone(board: Board) -> None:
     assert settings.read_text() == 'site = "south"\n'
 
 
+def test_settings_that_say_nothing_of_a_place_get_it_and_keep_the_rest(board: Board) -> None:
+    settings = board.root / "etc/argosy/device.toml"
+    settings.parent.mkdir(parents=True)
+    shipped = (Path(__file__).parents[2] / "packaging/config/device.toml").read_text()
+    settings.write_text(shipped)
+    board.insert(site="north", shard="a")
+    board.boot()
+    assert settings.read_text() == f'site = "north"\nshard = "a"\n{shipped}'
+    read = load_settings(settings, state_dir=board.state)
+    assert (read.site, read.shard, read.inference.socket) == ("north", "a", Path("/run/argosy-device/inference.sock"))
+
+
 def test_the_bytes_are_overwritten_before_the_file_goes(board: Board) -> None:
     token = board.insert()
     witness = board.root / "witness"

@@ -323,7 +323,7 @@ def test_the_unit_is_one_and_looks_where_the_command_looks() -> None:
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / UNIT
-    unit.write_text(unit_text().replace("/opt/argosy/bin/argosy-device", "/bin/true"))
+    unit.write_text(unit_text().replace("/usr/bin/argosy-device", "/bin/true"))
     try:
         done = subprocess.run(
             ["systemd-analyze", "verify", str(unit)],  # noqa: S607  (wherever the distribution has it)

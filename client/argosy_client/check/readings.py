@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from argosy_client import identity
+from argosy_client.addresses import link_settings
 from argosy_client.check.access import Access, try_access
 from argosy_client.check.network import PATIENCE_S, Route, Service, at_once, try_broker, try_service
-from argosy_client.daemon import link_settings
 from argosy_client.identity import Enrolment
 from argosy_client.instance import running_pid
 from argosy_client.inventory import Inventory, take_inventory

@@ -20,7 +20,7 @@ from argosy_common.logs import get_logger
 log = get_logger(__name__)
 
 _NICE_0 = 20
-"""What RLIMIT_NICE must allow for a thread to come back from the idle class, sched(7): that of nice 0."""
+"""How RLIMIT_NICE counts niceness, setrlimit(2): 20 is nice 0, 15 is nice 5."""
 
 
 class Priority(StrEnum):
@@ -54,7 +54,8 @@ def set_priority(pid: int, priority: Priority) -> None:
 def can_be_raised_again() -> bool:
     """Tell whether a thread of ours may leave the idle class: as root, or with `LimitNICE=` of the service unit."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NICE)
-    return os.geteuid() == 0 or allowed == resource.RLIM_INFINITY or allowed >= _NICE_0
+    needed = _NICE_0 - os.getpriority(os.PRIO_PROCESS, 0)  # sched(7): its own niceness must be within the limit
+    return os.geteuid() == 0 or allowed == resource.RLIM_INFINITY or allowed >= needed
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -148,6 +148,17 @@ class Link:
         """Wait until `connected`, at most `timeout_s`; return whether it is."""
         return self._up.wait(timeout_s)
 
+    def trouble(self, patience_s: float) -> str:
+        """Say what hangs in here, if anything has for longer than `patience_s` seconds; else nothing.
+
+        No connection, and the attempts to make one, are no trouble of this kind: a new start would not help.
+        """
+        keeper, connection = self._keeper, self._connection
+        if keeper is None or not keeper.is_alive():
+            return "the link's keeper has ended"
+        silent = self._clock.monotonic() - connection.ticked_at if connection is not None and self.connected else 0.0
+        return f"the link has been hanging for {silent:.0f} s" if silent > patience_s else ""
+
     @property
     def address(self) -> str:
         """`host:port` of the connection, or of the one that is being tried."""

@@ -55,6 +55,10 @@ class Broker(Protocol):
         """Whether it runs and listens."""
         ...
 
+    def kept(self) -> bool:
+        """Whether it will be started again when it dies: by us, or by whoever runs it where it is not ours."""
+        ...
+
     def shut_out(self, devices: Collection[str]) -> None:
         """Refuse everything to these devices, and to no others, and read the authority's revocation list again.
 

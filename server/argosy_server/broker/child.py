@@ -68,6 +68,10 @@ class Child:
         """Whether the process runs and has been seen to listen."""
         return self._ready and self.pid is not None
 
+    def kept(self) -> bool:
+        """Whether the keeper is at work, which starts the program again when it dies."""
+        return self._keeper is not None and self._keeper.is_alive()
+
     def start(self) -> None:
         """Start the program and return once it listens; from then on it is started again whenever it dies.
 

@@ -31,5 +31,9 @@ class ExternalBroker:
         except OSError:
             return False
 
+    def kept(self) -> bool:
+        """True: its life is its operator's duty."""
+        return True
+
     def shut_out(self, devices: Collection[str]) -> None:
         """Its access list and its copy of the revocation list are its operator's duty: docs/operating.md."""

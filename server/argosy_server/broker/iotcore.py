@@ -49,6 +49,7 @@ class IotcoreBroker:
         )
         self.stop = self._child.stop
         self.alive = self._child.alive
+        self.kept = self._child.kept
 
     def start(self) -> None:
         """See `broker.Broker`."""

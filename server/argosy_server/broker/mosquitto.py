@@ -86,6 +86,7 @@ class MosquittoBroker:
         self.start = self._child.start
         self.stop = self._child.stop
         self.alive = self._child.alive
+        self.kept = self._child.kept
 
     @property
     def pid(self) -> int | None:

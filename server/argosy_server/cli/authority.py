@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +12,13 @@ from cryptography import x509 as cx509
 from argosy_common import x509
 from argosy_common.clock import SystemClock
 from argosy_common.errors import NoAuthority
+from argosy_common.files import give_to_owner
 from argosy_server.ca import CertificateAuthority
-from argosy_server.cli.daemon_settings import ConfigFile, StateDir, load_settings
+from argosy_server.cli.daemon_settings import ConfigFile, StateDir
 from argosy_server.cli.options import JsonOption, examples
 from argosy_server.cli.terminal import pairs, print_json, say, stdout
 from argosy_server.root_key import take_offline
+from argosy_server.settings import load_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,16 +72,8 @@ def renew(
     """Have the root, which is offline, sign the intermediate anew: same key, five more years."""
     folder = _folder(config, state_dir)
     authority = CertificateAuthority.renew(folder, SystemClock(), root_key)
-    _give_to_owner(folder)
+    give_to_owner(folder)
     say(f"The intermediate is good {_until(authority.issuer)}. Restart the coordinator, so that it shows the new one.")
-
-
-def _give_to_owner(folder: Path) -> None:
-    """Let the coordinator's user have what root wrote into its folder."""
-    owner = folder.stat()
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        for path in folder.iterdir():
-            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _folder(config: Path | None, state_dir: Path | None) -> Path:

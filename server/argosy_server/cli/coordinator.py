@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,12 @@ from argosy_common.errors import ArgosyError, BrokerFailedToStart, PortInUse, Se
 from argosy_common.files import private_folder, write_atomic
 from argosy_server.cli import authority
 from argosy_server.cli.client import Data
-from argosy_server.cli.daemon_settings import ConfigFile, StateDir, load_settings
+from argosy_server.cli.daemon_settings import ConfigFile, StateDir
 from argosy_server.cli.main import run_app
 from argosy_server.cli.operations import print_checks
 from argosy_server.cli.options import JsonOption, examples
 from argosy_server.cli.terminal import print_json
-from argosy_server.settings import SETTINGS_VARIABLE, BrokerTable, CoordinatorSettings
+from argosy_server.settings import FLAGS_VARIABLE, BrokerTable, CoordinatorSettings, load_settings
 
 app = typer.Typer(
     name="argosy-coordinator",
@@ -52,7 +53,9 @@ def run(config: ConfigFile = None, state_dir: StateDir = None, log_level: LogLev
     settings = load_settings(config, state_dir, log_level)
     _check_folder(settings.state_dir)
     # The daemon takes this process's place, so that it does not carry the command line's libraries in memory for ever.
-    environment = {**os.environ, SETTINGS_VARIABLE: settings.model_dump_json()}
+    given = {"config": config, "state_dir": state_dir, "log_level": log_level}
+    flags = {name: str(value) for name, value in given.items() if value is not None}
+    environment = {**os.environ, FLAGS_VARIABLE: dumps(flags)}
     os.execve(sys.executable, [sys.executable, "-m", "argosy_server.daemon"], environment)  # noqa: S606  (ourselves)
 
 

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from argosy_server.settings import CoordinatorSettings
-
-DEFAULT_CONFIG = Path("/etc/argosy/coordinator.toml")
+from argosy_server.settings import DEFAULT_CONFIG
 
 ConfigFile = Annotated[
     Path | None,
@@ -23,13 +21,3 @@ ConfigFile = Annotated[
 StateDir = Annotated[
     Path | None, typer.Option("--state-dir", help="Where it keeps its state.", show_default="/var/lib/argosy or XDG")
 ]
-
-
-def load_settings(config: Path | None, state_dir: Path | None, log_level: str | None = None) -> CoordinatorSettings:
-    """Read the settings; a flag that is None was not given.
-
-    Raises:
-        SettingsInvalid: a file, a variable or a flag cannot be used.
-    """
-    file = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-    return CoordinatorSettings.load(file, state_dir=state_dir, log_level=log_level)

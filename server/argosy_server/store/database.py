@@ -12,7 +12,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -55,6 +55,15 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def probe(self) -> None:
+        """Prove that the database answers.
+
+        Raises:
+            StorageFailed: it does not.
+        """
+        with self.read() as session:
+            session.execute(text("SELECT count(*) FROM alembic_version")).scalar_one()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -46,6 +46,10 @@ class Store:
         """
         return cls(Database(url), clock)
 
+    def probe(self) -> None:
+        """Prove that the database answers; raises `StorageFailed` if it does not."""
+        self._database.probe()
+
     def close(self) -> None:
         """Close all connections; calls under way in other threads finish."""
         self._database.close()

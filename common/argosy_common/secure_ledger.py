@@ -19,6 +19,8 @@ from argosy_common.files import private_folder, write_atomic
 from argosy_common.secagg.canonical import Digest, Message
 
 PEER = "the coordinator's ledger"
+OPEN = "open"
+"""The folder of the messages 1 of attempts of which nothing shows how they ended, by sid."""
 OVERRIDES = "overrides"
 """The folder of the operator's signatures, by the sid of the attempt."""
 _PAGE = re.compile(r"[0-9a-f]{64}")
@@ -64,6 +66,7 @@ class Ledger:
         self._folder = None if folder is None else private_folder(folder)
         self._pages: dict[bytes, _Page] = {}
         self._overrides: dict[bytes, bytes] = {}
+        self._open: dict[bytes, bytes] = {}
 
     def attempts(self, instruction: bytes) -> tuple[Attempt, ...]:
         """Return the attempts at this instruction that devices may be bound by, the best to go on from first.
@@ -102,6 +105,45 @@ class Ledger:
             self._pages[instruction] = page
         else:
             self._write(self._folder / instruction.hex(), page.packed)
+        if attempt.certificate:
+            self._forget_open(attempt.sid)
+
+    # --- messages 1, for whoever has to end what another process began
+
+    def keep_open(self, sid: bytes, message_1: bytes) -> None:
+        """Keep what an attempt was announced with, until it is written how it ended.
+
+        Raises:
+            StorageFailed, DiskFull: it is not on disk.
+        """
+        if self._folder is None:
+            self._open[sid] = message_1
+            return
+        folder = self._folder / OPEN
+        with storage_errors(folder):
+            private_folder(folder)
+        self._write(folder / sid.hex(), message_1)
+
+    def message_1(self, sid: bytes) -> bytes:
+        """Return what an attempt was announced with; empty where that is not known any more.
+
+        Raises:
+            StorageFailed: it cannot be read.
+        """
+        if self._folder is None:
+            return self._open.get(sid, b"")
+        path = self._folder / OPEN / sid.hex()
+        with storage_errors(path):
+            return path.read_bytes() if path.exists() else b""
+
+    def _forget_open(self, sid: bytes) -> None:
+        self._open.pop(sid, None)
+        if self._folder is not None:
+            path = self._folder / OPEN / sid.hex()
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+
+    # --- what is open
 
     def undecided(self) -> list[Undecided]:
         """Return the attempts of which nothing shows how they ended, the latest last.

@@ -218,3 +218,23 @@ def test_a_round_survives_deaths_at_every_stage_and_fails_by_name_where_it_canno
 def _voted(fleet: LocalFleet, run: int) -> list[dict[str, Any]]:
     """Return the signs that updates are closed: the device that died before its update is given up."""
     return [data for data in data_of(fleet, run, "device-reply", round=1) if data["error"]]
+
+
+@pytest.mark.slow
+def test_a_secure_run_goes_on_after_its_coordinator_was_killed_while_devices_answered(
+    tmp_path: Path, hapt: Path
+) -> None:
+    people = People(tmp_path, hapt, 5)
+    with people.fleet as fleet:
+        fleet.start()
+        for point in ("instructions.recorded:2", "reply.recorded:8"):
+            fleet.kill("coordinator")
+            fleet.start_coordinator(crash_at=point)
+            fleet.wait_online(5, 60)
+            process = fleet.processes["coordinator"]
+            run = people.run(2)
+            wait_until(lambda process=process: process.poll() is not None, 60, "the coordinator to be killed")  # type: ignore[misc]  # bound at once
+            fleet.start_coordinator()
+            row = fleet.wait_run(run, 120)
+            assert row["status"] == "finished", row["error"]
+            assert not data_of(fleet, run, "secure-failed")

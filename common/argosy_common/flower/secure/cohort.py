@@ -62,6 +62,10 @@ class PrekeyPool:
         self._unused: dict[int, list[Prekey]] = {}
         self._identities: dict[int, bytes] = {}
 
+    def nodes_of(self, members: Sequence[bytes]) -> tuple[int, ...]:
+        """Return the nodes of these fingerprints, in their order; empty where node ids tell nothing."""
+        return tuple(int.from_bytes(member[:8], "big") for member in members) if self._strict else ()
+
     def take(self, nodes: Sequence[int]) -> dict[int, Prekey]:
         """Return one prekey of each node that has or gives one; what the others did instead is told."""
         lacking = [node for node in nodes if not self._unused.get(node)]

@@ -11,6 +11,7 @@ by side, and one that fails is left out of the mean.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +42,7 @@ from argosy_common.flower.secure.vectors import vector_size
 from argosy_common.logs import get_logger
 from argosy_common.run_settings import SecureSettings
 from argosy_common.secagg import fleet as fleet_lists
-from argosy_common.secagg.admission import Admission
+from argosy_common.secagg.admission import Admission, opened
 from argosy_common.secagg.client import ring_round
 from argosy_common.secagg.messages import Announcement, Prekey, Prior, Signed, run_id
 from argosy_common.secagg.parameters import FEWEST_CLIENTS, Parameters
@@ -239,9 +240,47 @@ class SecureGrid(GridLayer):
     def _groups(self, phase: _Phase) -> list[_Group]:
         """Return the groups, with a prekey of each member."""
         p, digits = self._scales.start(0 if phase.base is None else vector_size(phase.base))
+        self._end_abandoned(phase)
         prekeys = self._pool.take(list(phase.heads))
         cohorts = in_groups(prekeys, p, self._ledger.attempts(phase.instruction))
         return [_Group(cohort, [prekeys[node] for node in cohort.nodes], p, digits) for cohort in cohorts]
+
+    def _end_abandoned(self, phase: _Phase) -> None:
+        """End the attempts at this instruction that were interrupted: by us, or by the end of a coordinator before us.
+
+        Devices that answered one take part in another only with proof that it was given up. Where holders have voted
+        for its set already, they do not give it up any more, and it stays undecided: for the operator to override.
+        """
+        sessions = []
+        for attempt in self._ledger.attempts(phase.instruction):
+            if attempt.certificate or self._ledger.override(attempt.sid):
+                continue
+            message_1 = self._ledger.message_1(attempt.sid)
+            nodes = self._pool.nodes_of(attempt.members)
+            if message_1 and nodes:
+                sessions.append(self._abandoned(phase, message_1, nodes))
+        self._go_on(sessions)
+
+    def _abandoned(self, phase: _Phase, message_1: bytes, nodes: tuple[int, ...]) -> GroupSession:
+        announcement = opened(message_1)
+        parameters = Parameters.of(len(nodes), announcement.p)
+        identities = tuple(verifying_key(prekey.identity) for prekey in announcement.roster)
+        session = GroupSession(
+            GroupRound(Admission(announcement, parameters, identities, 0), self._rng),
+            nodes,
+            {},
+            message_1=message_1,
+            courier=self._courier,
+            clock=self._clock,
+            ledger=self._ledger,
+            told=self._refused,
+            recovery_s=self._settings.recovery,
+            number=phase.round,
+            presumed=len(nodes),
+        )
+        log.info("secure.abandoned", sid=announcement.sid.hex(), devices=len(nodes))
+        session.abandon(SecureTooFewDevices(needed=parameters.n_min, what="updates in a sum", found=0))
+        return session
 
     def _open(self, phase: _Phase, content: RecordDict, number: int, group: _Group) -> None:
         """Announce a group's round: the instruction, with message 1, to all its members."""
@@ -251,6 +290,7 @@ class SecureGrid(GridLayer):
         signature = sign(self._key, "argosy/secagg/announcement", announcement.packed)
         message_1 = Signed(announcement=announcement.packed, signature=signature).packed
         self._write_down(announcement)
+        self._ledger.keep_open(announcement.sid, message_1)
         bound = RecordDict(dict(content))
         bound[SECAGG] = ConfigRecord({"stage": Stage.UPDATE, parcels.MESSAGE_1: message_1})
         if self._fleet is not None:
@@ -332,15 +372,17 @@ class SecureGrid(GridLayer):
 
     def _converse(self, phase: _Phase) -> None:
         """Let all groups go on side by side, until each is over."""
-        sessions = phase.sessions
+        self._go_on(phase.sessions, phase.deadline)
+
+    def _go_on(self, sessions: Sequence[GroupSession], deadline: float = math.inf) -> None:
         while True:
             for session in sessions:
-                session.go_on(late=self._clock.monotonic() >= phase.deadline)
+                session.go_on(late=self._clock.monotonic() >= deadline)
             open_ = [session for session in sessions if not session.over]
             if not open_:
                 return
             waiting = [each for session in open_ for each in session.waiting]
-            due = min([session.due() for session in open_] + [phase.deadline])
+            due = min([session.due() for session in open_] + [deadline])
             now = self._clock.monotonic()
             self._courier.wait(waiting, min(max(due - now, 0.01), 60.0))
 

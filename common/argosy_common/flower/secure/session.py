@@ -47,6 +47,7 @@ class GroupSession:
         told: of refusals by holders.
         recovery_s: seconds for holders, from the moment that S is fixed.
         number: Flower's round.
+        presumed: how many updates the attempt is taken to have had, where nobody is left who counted them.
 
     Attributes:
         sum: what it came to, once it is over and did not fail.
@@ -68,7 +69,9 @@ class GroupSession:
         told: Told,
         recovery_s: float,
         number: int | None,
+        presumed: int = 0,
     ) -> None:
+        self._presumed = presumed
         self.round = round_
         self.nodes = nodes
         self.sum: GroupSum | None = None
@@ -118,6 +121,11 @@ class GroupSession:
             self._take_updates(late=late)
         else:
             self._advance()
+
+    def abandon(self, why: ArgosyError) -> None:
+        """Give up an attempt that another process began: have holders say for good that no set will be summed."""
+        self._uploads.clear()
+        self._fail(why)
 
     # --- message 2
 
@@ -310,7 +318,7 @@ class GroupSession:
             attempt=admission.announcement.attempt,
             at=int(self._clock.wall().timestamp()),
             members=admission.fingerprints,
-            updates=len(self.round.clients),
+            updates=len(self.round.clients) or self._presumed,
             root=self.round.root if self._handed_over else b"",
             certificate=self._certificate,
             released=fixed if found is None else tuple(admission.fingerprints[i] for i in found.members),

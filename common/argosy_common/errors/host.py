@@ -55,6 +55,14 @@ class StorageFailed(ArgosyError):
     remedy = "Check that the disk is healthy, mounted read-write and owned by the daemon's user."
 
 
+class DatabaseNewer(StorageFailed):
+    """The database has a schema that this version does not know: a newer one has been here."""
+
+    code = "database-newer"
+    template = "The database {path} is of a newer version of Argosy: it has schema {found}, and this one knows {known}."
+    remedy = "Nothing was changed. Install the newer version again, or restore a backup that this version made."
+
+
 class BrokerFailedToStart(ArgosyError):
     """The managed broker did not come up."""
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.util import CommandError
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
@@ -19,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from argosy_common.errors import DiskFull, SettingsInvalid, StorageFailed
+from argosy_common.errors import DatabaseNewer, DiskFull, SettingsInvalid, StorageFailed
 from argosy_common.files import PRIVATE_FILE, private_folder
 
 BUSY_TIMEOUT_S = 10
@@ -36,14 +37,15 @@ class Database:
 
         Raises:
             SettingsInvalid: the URL is none, or its driver is not installed.
-            StorageFailed: the database cannot be opened, or a newer version of Argosy wrote it.
+            StorageFailed: the database cannot be opened.
+            DatabaseNewer: a newer version of Argosy has changed its tables.
             DiskFull: as it says.
         """
         parsed = _parse(url)
-        self.where = parsed.database or parsed.render_as_string(hide_password=True)
-        self._sqlite = parsed.get_backend_name() == "sqlite"
+        sqlite = parsed.get_backend_name() == "sqlite"
+        self.where = (parsed.database if sqlite else None) or parsed.render_as_string(hide_password=True)
         with self._named():
-            self._engine = _sqlite_engine(parsed) if self._sqlite else _server_engine(parsed)
+            self._engine = _sqlite_engine(parsed) if sqlite else _server_engine(parsed)
             self._writer = self._engine.execution_options(writes=True)
             self._writing = threading.Lock()
             try:
@@ -80,10 +82,10 @@ class Database:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Queue up behind the other writers of this process: SQLite's own waiting is by polling, and unfair."""
-        if not self._sqlite:
-            yield
-            return
+        """Queue up behind the other writers of this process, so that what one has read holds while it writes.
+
+        On SQLite also since its own waiting is by polling, and unfair.
+        """
         if not self._writing.acquire(timeout=WRITE_TURN_S):
             raise StorageFailed(path=self.where, why=f"another thread has been writing for {WRITE_TURN_S} s")
         try:
@@ -94,13 +96,13 @@ class Database:
     def _migrate(self) -> None:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        scripts = ScriptDirectory.from_config(config)
         with self._writer.begin() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+            if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
+                raise DatabaseNewer(path=self.where, found=found, known=scripts.get_current_head())
             config.attributes["connection"] = connection
-            try:
-                command.upgrade(config, "head")
-            except CommandError as error:
-                why = f"its tables are not of this version of Argosy ({error})"
-                raise StorageFailed(path=self.where, why=why) from None
+            command.upgrade(config, "head")
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -39,7 +39,8 @@ class Store:
 
         Raises:
             SettingsInvalid: the URL is none, or its driver is not installed.
-            StorageFailed: the database cannot be opened, or a newer version of Argosy wrote it.
+            StorageFailed: the database cannot be opened.
+            DatabaseNewer: a newer version of Argosy has changed its tables.
             DiskFull: as it says.
         """
         return cls(Database(url), clock)

@@ -41,11 +41,10 @@ class Database:
             DatabaseNewer: a newer version of Argosy has changed its tables.
             DiskFull: as it says.
         """
-        parsed = _parse(url)
-        sqlite = parsed.get_backend_name() == "sqlite"
-        self.where = (parsed.database if sqlite else None) or parsed.render_as_string(hide_password=True)
-        with self._named():
-            self._engine = _sqlite_engine(parsed) if sqlite else _server_engine(parsed)
+        parsed = parse_url(url)
+        sqlite, self.where = is_sqlite(parsed), place(parsed)
+        with failures_named(self.where):
+            self._engine = _sqlite_engine(parsed) if sqlite else server_engine(parsed)
             self._writer = self._engine.execution_options(writes=True)
             self._writing = threading.Lock()
             try:
@@ -65,7 +64,7 @@ class Database:
         Raises:
             StorageFailed: the database failed.
         """
-        with self._named(), Session(self._engine) as session, session.begin():
+        with failures_named(self.where), Session(self._engine) as session, session.begin():
             yield session
 
     @contextmanager
@@ -77,7 +76,7 @@ class Database:
             DiskFull: there was no room.
             IntegrityError: a constraint was broken; the caller knows what that means.
         """
-        with self._named(), self._turn(), Session(self._writer) as session, session.begin():
+        with failures_named(self.where), self._turn(), Session(self._writer) as session, session.begin():
             yield session
 
     @contextmanager
@@ -94,32 +93,57 @@ class Database:
             self._writing.release()
 
     def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        config = _alembic()
         scripts = ScriptDirectory.from_config(config)
         with self._writer.begin() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
+            found = schema_of(connection)
             if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
                 raise DatabaseNewer(path=self.where, found=found, known=scripts.get_current_head())
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Give the database's failures our names."""
-        try:
-            yield
-        except IntegrityError:
-            raise
-        except DBAPIError as error:
-            if _is_disk_full(error.orig):
-                raise DiskFull(path=self.where, needed="a few thousand") from error
-            raise StorageFailed(path=self.where, why=error.orig) from error
-        except (PoolTimeout, OSError) as error:
-            raise StorageFailed(path=self.where, why=error) from error
+
+def newest_schema() -> str | None:
+    """Return the schema that this version makes."""
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
 
 
-def _parse(url: str) -> URL:
+def schema_of(connection: Connection) -> str | None:
+    """Return the schema that a database has; None where it is empty."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+@contextmanager
+def failures_named(where: str) -> Iterator[None]:
+    """Give the failures of the database at `where` our names; a broken constraint keeps its own.
+
+    Raises:
+        StorageFailed, DiskFull: as `Database` says.
+    """
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        if _is_disk_full(error.orig):
+            raise DiskFull(path=where, needed="a few thousand") from error
+        raise StorageFailed(path=where, why=error.orig) from error
+    except (PoolTimeout, OSError) as error:
+        raise StorageFailed(path=where, why=error) from error
+
+
+def parse_url(url: str) -> URL:
+    """Read an SQLAlchemy URL.
+
+    Raises:
+        SettingsInvalid: it is none.
+    """
     try:
         parsed = make_url(url)
         parsed.get_dialect()
@@ -128,13 +152,28 @@ def _parse(url: str) -> URL:
     return parsed
 
 
+def is_sqlite(url: URL) -> bool:
+    """Whether it is a file of SQLite."""
+    return url.get_backend_name() == "sqlite"
+
+
+def place(url: URL) -> str:
+    """Return how messages call the database: the file, or the URL without its password."""
+    return (url.database if is_sqlite(url) else None) or url.render_as_string(hide_password=True)
+
+
 def _is_disk_full(original: BaseException | None) -> bool:
     if isinstance(original, sqlite3.Error):
         return getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return getattr(original, "sqlstate", None) == _PG_DISK_FULL
 
 
-def _server_engine(url: URL) -> Engine:
+def server_engine(url: URL) -> Engine:
+    """Return an engine for a database that is a server.
+
+    Raises:
+        SettingsInvalid: its driver is not installed.
+    """
     try:
         return create_engine(url, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
     except ImportError as error:

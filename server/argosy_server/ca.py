@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -143,6 +143,12 @@ class CertificateAuthority:
             found = x509.issue_client(self.issuer, self._key, public, x509.COORDINATOR, now, life=life)
             self._keep(x509.COORDINATOR, key, found)
         return self._files(x509.COORDINATOR)
+
+    def own_ends(self) -> dict[str, datetime]:
+        """Return when each certificate that is kept here ends, by its name; the authority's two are not among them."""
+        above = {ROOT, INTERMEDIATE}
+        paths = [path for path in sorted(self.folder.glob("*.crt")) if path.stem not in above]
+        return {path.stem: x509.load_chain(path)[0].not_valid_after_utc for path in paths}
 
     def signer(self, name: str) -> tuple[x509.PrivateKey, str]:
         """Return a key that signs what devices run, and its chain (PEM), kept as `<name>.key` and `<name>.crt`.

@@ -241,10 +241,13 @@ class Coordinator:
                 ),
                 lambda: doctor.access_control(self._broker.kind),
                 lambda: doctor.https(self._enrolment.url, alive=self._enrolment.alive(), blobs=wanted.serve_blobs),
-                lambda: doctor.disk(state),
+                lambda: doctor.disk(state, self.blobs.root),
+                lambda: doctor.database(*self.store.fault()),
                 lambda: doctor.state_is_private(state),
+                lambda: doctor.keys_are_private(ca.folder),
                 lambda: doctor.authority(ca.certificate, ca.issuer, root_is_here=ca.root_is_here, now=now),
-                lambda: doctor.clock_is_sane(now),
+                lambda: doctor.own_certificates(ca.own_ends(), now),
+                lambda: doctor.clock_is_sane(now, self._known_moment()),
                 lambda: doctor.devices(online, total),
                 lambda: doctor.device_certificates(self._certificate_ends(), life, now),
                 lambda: doctor.copies([self.store.devices.get(each).name for each in self._dispatcher.twins.recent()]),
@@ -254,6 +257,10 @@ class Coordinator:
     def _certificate_ends(self) -> dict[str, datetime]:
         rows = self.store.devices.list()
         return {row.name: row.not_after for row in rows if row.state is DeviceState.ENROLLED}
+
+    def _known_moment(self) -> datetime:
+        """Return the latest moment that is on record."""
+        return max([self.ca.issuer.not_valid_before_utc, *(row.at for row in self.store.audit.tail(1))])
 
     def wait_event(self, run: int, after: int, timeout_s: float) -> bool:
         """See `CoordinatorPort.wait_event`."""

@@ -19,6 +19,7 @@ from argosy_server.backup.archive import ArchiveWriter
 from argosy_server.backup.manifest import DATABASE, SETTINGS, TREES, Manifest
 from argosy_server.settings import CoordinatorSettings
 from argosy_server.store import Store
+from argosy_server.store.database import parse_url, place
 from argosy_server.store.snapshot import snapshot
 
 LEFT_OUT = {
@@ -72,10 +73,7 @@ def _private(path: str, flags: int) -> int:
 
 def _fill(archive: ArchiveWriter, settings: CoordinatorSettings, copy: Path, clock: Clock) -> Manifest:
     """Put everything into the archive, the database first."""
-    snapshot(settings.database_url, copy)
-    with Store.open(f"sqlite:///{copy}", clock) as store:  # brings its tables to this version's
-        needed = {run.app_digest for run in store.runs.list()} | store.models.digests()
-        needed |= {run.final_model for run in store.runs.list() if run.final_model}
+    needed = _copy_database(settings.database_url, copy, clock)
     with copy.open("rb") as stream:
         archive.add(DATABASE, stream, copy.stat().st_size)
     copy.unlink()
@@ -95,6 +93,18 @@ def _fill(archive: ArchiveWriter, settings: CoordinatorSettings, copy: Path, clo
     )
     archive.seal(manifest)
     return manifest
+
+
+def _copy_database(url: str, copy: Path, clock: Clock) -> set[str]:
+    """Take the snapshot; return the digests of the blobs that it refers to for good."""
+    snapshot(url, copy)
+    with Store.open(f"sqlite:///{copy}", clock) as store:  # brings its tables to this version's
+        _, fault = store.fault()
+        if fault:
+            raise StorageFailed(path=place(parse_url(url)), why=f"the database is damaged: {fault}")
+        runs = store.runs.list()
+        kept = {run.app_digest for run in runs} | {run.final_model for run in runs if run.final_model}
+        return kept | store.models.digests()
 
 
 def _files(state: Path, name: str, skipped: list[str]) -> Iterator[str]:

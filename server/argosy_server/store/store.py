@@ -45,6 +45,10 @@ class Store:
         """
         return cls(Database(url), clock)
 
+    def fault(self) -> tuple[str, str]:
+        """Return how messages call the database, and what it finds wrong with itself: empty where nothing is."""
+        return self._database.where, self._database.fault()
+
     def close(self) -> None:
         """Close all connections; calls under way in other threads finish."""
         self._database.close()

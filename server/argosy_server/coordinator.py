@@ -36,6 +36,7 @@ from argosy_server.dispatcher import Dispatcher
 from argosy_server.downloads import Downloads
 from argosy_server.enrolment import EnrolmentServer
 from argosy_server.fleet_lists import FleetLists
+from argosy_server.floods import QUIET_S, Floods
 from argosy_server.gateway import Gateway
 from argosy_server.inventories import Inventories
 from argosy_server.models.registry import ModelRegistry
@@ -75,6 +76,7 @@ class Coordinator:
         crl = self.ca.write_crl(refused.serials)
         self._broker: Broker = open_broker(settings.broker, tls, state / "broker", clock=clock, rng=rng, crl=crl)
         self._shutting = threading.Lock()
+        self._floods = Floods(clock)
         self._broker.shut_out(refused.devices)
         self._registry = Registry(clock=clock, grace_s=settings.runs.grace_s)
         self._stopping = threading.Event()
@@ -90,7 +92,7 @@ class Coordinator:
         """
         self._broker.start()
         self._link = self._make_link()
-        self._gateway = Gateway(self._link, self.store, clock=self._clock, sink=SINK)
+        self._gateway = Gateway(self._link, self.store, clock=self._clock, sink=SINK, floods=self._floods)
         self._gateway.handle(Inventory, Inventories(self.store, clock=self._clock).take)
         self._dispatcher = Dispatcher(
             gateway=self._gateway,
@@ -188,9 +190,7 @@ class Coordinator:
         """See `CoordinatorPort.shut_out`. The order of the steps is that of `argosy_server/revocation.py`."""
         self._dispatcher.shut_out(device)
         self._tell_broker()
-        key, chain = self.ca.issue_for_take_over(device)
-        where = self._broker.address
-        ended = end_session(device, key, chain, self.ca.ca_path, where, clock=self._clock, rng=self._rng)
+        ended = self._end_session(device)
         log.warning("coordinator.shut_out", device=device, broker=self._broker.kind, session_ended=ended)
         return {"session_ended": ended, "broker": self._broker.kind}
 
@@ -199,13 +199,30 @@ class Coordinator:
         self._tell_broker()
         self._dispatcher.readmit(device)
 
+    def _end_session(self, device: str) -> bool:
+        key, chain = self.ca.issue_for_take_over(device)
+        where = self._broker.address
+        return end_session(device, key, chain, self.ca.ca_path, where, clock=self._clock, rng=self._rng)
+
+    def _quieten(self, began: Sequence[str], over: Sequence[str]) -> None:
+        """Shut devices out that flood us, and let those in again whose time is over; on a thread of its own."""
+        for device in began:
+            log.error("coordinator.flooded", device=device, quiet_s=QUIET_S)
+            self.store.audit.write("coordinator", "device.flooding", device, quiet_s=QUIET_S)
+            self.shut_out(device)
+        for device in over:
+            self._tell_broker()
+            if self._gateway.welcomes(device):  # nobody revoked it meanwhile
+                self._dispatcher.readmit(device)
+                self._end_session(device)  # it comes back with a birth
+
     def _tell_broker(self) -> None:
         """Bring the broker's lists up to what the database says."""
         with self._shutting:  # of two at once the later list must be the one that stays
             refused = self.store.devices.shut_out()
             crl = self.ca.write_crl(refused.serials)
             try:
-                self._broker.shut_out(refused.devices)
+                self._broker.shut_out({*refused.devices, *self._floods.all_quiet()})
             except OSError as error:
                 raise StorageFailed(path=crl.parent, why=error.strerror or error) from error
 
@@ -344,6 +361,8 @@ class Coordinator:
                 self._registry.tick()
                 self._dispatcher.tick()
                 self.rollouts.tick()
+                if any(news := self._floods.news()):
+                    threading.Thread(target=self._quieten, args=news, name="floods", daemon=True).start()
                 if self._clock.monotonic() >= expire_at:
                     expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
                     self.store.devices.expire()

@@ -30,8 +30,8 @@ LEFT_OUT = {
     "coordinator.db-wal": "likewise",
 }
 """What is in a state directory and not in a backup, and why. Of `blobs/` nothing that is not whole is in it."""
-_STAGING = "staging-"
-"""Apps in `runs/` that are being unpacked."""
+_PASSING = ("staging-", ".take-over-")
+"""Folders of a moment: apps in `runs/` that are being unpacked, and in `ca/` what ends a session."""
 _IN_MEMORY = 4 * 1024**2
 _HERE_ONLY = {"state_dir", "socket", "database", "blobs"}
 """Settings that name places on this machine."""
@@ -116,7 +116,7 @@ def _files(state: Path, name: str, skipped: list[str]) -> Iterator[str]:
             skipped.append(below)
         elif path.is_file():
             yield below
-        elif not path.name.startswith(_STAGING):
+        elif not path.name.startswith(_PASSING):
             yield from _files(state, below, skipped)
 
 

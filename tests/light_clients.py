@@ -1,6 +1,6 @@
 """MQTT 5 clients that do little and cost little, so that a thousand fit into a test: connect, be born, wait.
 
-When the connection breaks they come back after a short pause, all at once, again and again: the worst that a fleet does.
+When the connection breaks they come back after a short pause, all at once: the worst that a fleet does.
 """
 
 from __future__ import annotations

@@ -353,6 +353,12 @@ class Coordinator:
         log.warning("coordinator.broker_lost", address=self._address(), why=why)
         self._dispatcher.link_down()
 
+    def _keep_certificates(self) -> None:
+        """Renew what the next connection to the broker shows, and lists of the future, since the clock was set right."""
+        self.ca.coordinator_tls()
+        if not self.ca.list_holds():
+            self._tell_broker()
+
     def _tick_on(self) -> None:
         """Once a second: presence, re-sends, deadlines, transfers, rollouts. A failure is logged, and it ticks on."""
         expire_at = 0.0
@@ -366,5 +372,6 @@ class Coordinator:
                 if self._clock.monotonic() >= expire_at:
                     expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
                     self.store.devices.expire()
+                    self._keep_certificates()
             except Exception as error:  # noqa: BLE001  (the clock of the daemon must not stop)
                 log.error("coordinator.tick_failed", exc=error)

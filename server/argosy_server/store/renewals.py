@@ -58,7 +58,10 @@ class Renewals:
             found = session.get(Certificate, serial)
             if found is None:
                 raise RenewalRefused(why=_UNKNOWN)
-            left, life = found.not_after - self._clock.wall(), found.not_after - found.issued_at
+            now = self._clock.wall()
+            left, life = found.not_after - now, found.not_after - found.issued_at
+            if _of_the_future(found, now):
+                left = timedelta(0)  # the broker refuses it
             return Standing(left_s=left.total_seconds(), life_s=max(1.0, life.total_seconds()))
 
     def renew(self, renewal: Renewal, issue: Callable[[], Issued], *, grace_s: float = GRACE_S) -> str:
@@ -82,7 +85,7 @@ class Renewals:
             newest = x509.parse_certificate(device.certificate_pem.encode())
             if self._is_answered(session, renewal, x509.serial_text(newest), now):
                 return device.certificate_pem
-            if not renewal.shown and old.not_after > now:
+            if not renewal.shown and old.not_after > now and not _of_the_future(old, now):
                 raise RenewalRefused(why="the certificate is good still, and was not shown")
             if old.not_after + timedelta(seconds=grace_s) < now:
                 days = (now - old.not_after).days
@@ -102,7 +105,9 @@ class Renewals:
     def _is_answered(session: Session, renewal: Renewal, newest: str, now: datetime) -> bool:
         """Tell whether the device's newest certificate is the answer to this very request (which was lost, then)."""
         found = session.get(Certificate, newest)
-        return found is not None and found.csr_digest == renewal.csr_digest and found.not_after > now
+        if found is None or _of_the_future(found, now):
+            return False
+        return found.csr_digest == renewal.csr_digest and found.not_after > now
 
     @staticmethod
     def _record(session: Session, device: Device, renewal: Renewal, issued: Issued, now: datetime) -> None:
@@ -119,6 +124,11 @@ class Renewals:
         detail: dict[str, object] = {"until": issued.not_after.isoformat(timespec="seconds"), "shown": renewal.shown}
         put_audit(session, now, renewal.source, "device.renew", subject=renewal.device, detail=detail)
         session.flush()
+
+
+def _of_the_future(certificate: Certificate, now: datetime) -> bool:
+    """Tell whether it was issued while our clock was ahead, so that it is not valid yet."""
+    return certificate.issued_at - x509.BACKDATED > now
 
 
 _UNKNOWN = "the coordinator does not list it; another one issued it, or it ended long ago"

@@ -169,6 +169,19 @@ def test_after_the_grace_only_a_token_helps(desk: Desk) -> None:
     assert "argosy token create" in refused.remedy_text
 
 
+def test_a_certificate_that_was_issued_while_the_clock_was_ahead_is_replaced_once_it_is_right(desk: Desk) -> None:
+    good, key = desk.serial, x509.generate_key()
+    desk.clock.go(30 * DAY)  # ahead, and within the grace
+    of_the_future = desk.take(desk.renew(desk.body(key), shown=False))
+    desk.clock.go(-30 * DAY)
+    desk.service._doorkeeper = Doorkeeper(desk.clock)  # a real monotonic clock does not jump
+    standing = desk.service.standing(of_the_future, SOURCE)
+    assert standing.ended, "no broker takes it yet"
+    desk.take(desk.renew(shown=False))
+    assert desk.service.standing(desk.serial, SOURCE).left_s == 7 * DAY
+    assert good not in (of_the_future, desk.serial)
+
+
 def test_a_renewal_needs_a_new_key(desk: Desk) -> None:
     desk.refused(RequestInvalid, desk.body(desk.board.tls))
 

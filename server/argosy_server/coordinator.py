@@ -354,7 +354,7 @@ class Coordinator:
         self._dispatcher.link_down()
 
     def _keep_certificates(self) -> None:
-        """Renew what the next connection to the broker shows, and lists of the future, since the clock was set right."""
+        """Renew what the next connection to the broker shows, and lists of the future: the clock was set right."""
         self.ca.coordinator_tls()
         if not self.ca.list_holds():
             self._tell_broker()

@@ -27,7 +27,7 @@ def fleet(make_fleet: Callable[..., LocalFleet]) -> Iterator[tuple[LocalFleet, B
     path = made.device_folder("d1") / RECORD
     record = json.loads(path.read_text())
     broker = record["brokers"][0]
-    line = BadLine((broker["host"], broker["port"]), Quality(rate=64_000, breaks=0.005), random.Random(3))
+    line = BadLine((broker["host"], broker["port"]), Quality(rate=64_000), random.Random(3))
     record["brokers"] = [{"host": "127.0.0.1", "port": line.port}]
     path.write_text(json.dumps(record))
     for name in made.devices:
@@ -41,11 +41,11 @@ def test_a_device_behind_a_slow_and_lossy_line_answers_in_every_round(
     fleet: tuple[LocalFleet, BadLine], lab: Path
 ) -> None:
     made, line = fleet
-    run = made.run(lab, rounds=2, config={"floats": "100000", "timeout": "120"})  # 400 kB each way
+    run = made.run(lab, rounds=2, config={"floats": "40000", "timeout": "120"})  # 160 kB each way
     row = made.wait_run(run, 200)
     assert row["status"] == "finished", row["error"]
     assert line.stalls > 5
     assert line.breaks > 0
     assert [data["replied"] for data in data_of(made, run, "phase-finished", phase="train")] == [2, 2]
-    assert [data["metrics"]["mean"] for data in data_of(made, run, "central")] == [0.0, 1.0, 2.0]
+    assert [data["metrics"]["mean"] for data in data_of(made, run, "central")] == [0.0, 1.5, 3.0]
     assert "Traceback" not in made.log_path("d1").read_text() + made.log_path("coordinator").read_text()

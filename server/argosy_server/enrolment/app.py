@@ -35,7 +35,7 @@ from argosy_common.logs import get_logger
 from argosy_common.renewal import RENEW_PATH
 from argosy_server.bounded_connection import STATE, BoundedConnection
 from argosy_server.downloads import Downloads
-from argosy_server.enrolment.renewal import RenewalService
+from argosy_server.enrolment.renewal import RenewalService, Shown
 from argosy_server.enrolment.service import EnrolmentService
 
 log = get_logger(__name__)
@@ -76,9 +76,8 @@ def create_app(service: EnrolmentService, renewals: RenewalService, downloads: D
     @app.post(RENEW_PATH)
     async def renew(request: Request) -> Response:
         shown = cast("BoundedConnection", request.scope["state"][STATE])
-        return await _answer(
-            request, lambda body: renewals.renew(body, _source(request), device=shown.device, serial=shown.serial)
-        )
+        seen = Shown(shown.device, shown.serial, shown.ends) if shown.ends is not None else None
+        return await _answer(request, lambda body: renewals.renew(body, _source(request), seen))
 
     if downloads is not None:
         downloads.add_to(app)

@@ -32,8 +32,8 @@ class Renewal:
     device: str
     serial: str
     """Of the certificate that is to be renewed."""
-    shown: bool
-    """Whether the sender proved to hold its key too; needed as long as it has not ended."""
+    shown_until: datetime | None
+    """When it ends, where the sender proved to hold its key too, as is needed until then; None where it did not."""
     csr_digest: str
     public: x509.PublicKey
     """The new TLS key."""
@@ -77,6 +77,8 @@ class Renewals:
         with self._database.write() as session:
             device = session.get(Device, renewal.device, with_for_update=True)
             old = session.get(Certificate, renewal.serial)
+            if device is not None and old is None and renewal.shown_until is not None:
+                old = self._found_again(session, device, renewal, now)
             if device is None or old is None or old.device != renewal.device:
                 raise RenewalRefused(why=_UNKNOWN)
             if device.state is not DeviceState.ENROLLED or old.revoked_at is not None:
@@ -85,7 +87,7 @@ class Renewals:
             newest = x509.parse_certificate(device.certificate_pem.encode())
             if self._is_answered(session, renewal, x509.serial_text(newest), now):
                 return device.certificate_pem
-            if not renewal.shown and old.not_after > now and not _of_the_future(old, now):
+            if renewal.shown_until is None and old.not_after > now and not _of_the_future(old, now):
                 raise RenewalRefused(why="the certificate is good still, and was not shown")
             if old.not_after + timedelta(seconds=grace_s) < now:
                 days = (now - old.not_after).days
@@ -100,6 +102,21 @@ class Renewals:
             # what cannot be renewed any more need not be remembered
             session.execute(delete(Certificate).where(mine, Certificate.not_after < now - timedelta(seconds=grace_s)))
             return device.certificate_pem
+
+    @staticmethod
+    def _found_again(session: Session, device: Device, renewal: Renewal, now: datetime) -> Certificate:
+        """Put a certificate on record that is not, and that TLS has verified: it is ours.
+
+        It was issued after the backup that this database comes from; what is removed from a database has ended.
+        """
+        assert renewal.shown_until is not None  # noqa: S101  (the caller's condition)
+        found = Certificate(
+            serial=renewal.serial, device=device.device, not_after=renewal.shown_until, issued_at=now, revoked_at=None
+        )
+        session.add(found)
+        detail: dict[str, object] = {"serial": renewal.serial}
+        put_audit(session, now, renewal.source, "device.certificate-found", subject=device.device, detail=detail)
+        return found
 
     @staticmethod
     def _is_answered(session: Session, renewal: Renewal, newest: str, now: datetime) -> bool:
@@ -121,7 +138,10 @@ class Renewals:
                 csr_digest=renewal.csr_digest,
             )
         )
-        detail: dict[str, object] = {"until": issued.not_after.isoformat(timespec="seconds"), "shown": renewal.shown}
+        detail: dict[str, object] = {
+            "until": issued.not_after.isoformat(timespec="seconds"),
+            "shown": renewal.shown_until is not None,
+        }
         put_audit(session, now, renewal.source, "device.renew", subject=renewal.device, detail=detail)
         session.flush()
 

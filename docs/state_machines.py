@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from argosy_client import instruction, renewal
+from argosy_client import instruction, renewal, yielding
 from argosy_client.models import deployment
+from argosy_client.worker import priority
 from argosy_common.blobs import receiver, sender
 from argosy_common.link import connection
 from argosy_common.secagg import round as secure_round
@@ -65,6 +66,14 @@ def machines() -> list[Machine]:
             "client/argosy_client/renewal.py",
             renewal.Step.ASKING.value,
             _moved(renewal.TRANSITIONS),
+        ),
+        Machine(
+            "The priority of training, on a device",
+            "In memory. `late`: a model's requests take longer than they are to; `calm`: all are well within that; "
+            "`in vain`: it was paused for long, and they are late all the same.",
+            "client/argosy_client/yielding.py",
+            priority.Priority.FULL.value,
+            _moved(yielding.TRANSITIONS),
         ),
         Machine(
             "A run",

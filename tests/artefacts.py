@@ -29,12 +29,13 @@ class Artefact:
         return self.onnx, self.golden
 
 
-def artefact(version: int, *, name: str = "har", onnx: bytes | None = None) -> Artefact:
+def artefact(version: int, *, name: str = "har", onnx: bytes | None = None, run: int | None = None) -> Artefact:
     """Make a version; its model is no more than bytes."""
     model, golden = onnx or f"{name} {version}".encode(), f"golden {name} {version}".encode()
     fields = {
         "name": name,
         "version": version,
+        "run": run,
         "created_at": NOW.isoformat(),
         "onnx": {"digest": hashlib.sha256(model).hexdigest(), "size": len(model)},
         "input": {"name": "x", "shape": [6, 128]},

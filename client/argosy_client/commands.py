@@ -21,6 +21,7 @@ from argosy_client.daemon import JOURNAL, STATUS
 from argosy_client.daemon import main as run_daemon
 from argosy_client.identity import Enrolment
 from argosy_client.inference import commands as inference
+from argosy_client.inference.placement import command as placement
 from argosy_client.instance import running_pid
 from argosy_client.settings import DeviceSettings, load_settings, remember_name, shown_name
 from argosy_common import __version__, x509
@@ -200,6 +201,14 @@ def status(
 app.command("backends", epilog=examples("argosy-device backends", "argosy-device backends --json"))(inference.backends)
 app.command("models", epilog=examples("argosy-device models", "argosy-device models --json"))(inference.models)
 app.command("infer", epilog=examples("argosy-device infer har --input window.npy"))(inference.infer)
+app.command(
+    "plan",
+    epilog=examples(
+        "argosy-device plan har",
+        "argosy-device plan har --deadline-ms 20 --apply",
+        "argosy-device plan har --forget",
+    ),
+)(placement.plan)
 
 
 @app.command(

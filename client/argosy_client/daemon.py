@@ -40,6 +40,7 @@ from argosy_client.settings import DeviceSettings, load_settings, shown_name
 from argosy_client.telemetry import Telemetry
 from argosy_client.time_floor import TimeFloor
 from argosy_client.worker.host import WorkerHost, WorkerLimits
+from argosy_client.yielding import Yielding
 from argosy_common import logs
 from argosy_common.blobs import BlobStore
 from argosy_common.blobs.exchange import BlobExchange
@@ -66,6 +67,7 @@ INFERENCE_SOCKET = "inference.sock"
 MEGABYTE = 1_000_000
 JOB_STOP_S = 10.0
 LINK_STOP_S = 5.0
+YIELDING_STOP_S = 2.0
 RENEWAL_STOP_S = 1.0
 """It only ever waits for the coordinator, and goes on where it was at the next start."""
 NOTE_EVERY_S = 30.0
@@ -162,6 +164,13 @@ class Device:
             tell=self._gateway.post,
             clock=clock,
             inference=inference or self._hosted or NoInference(),
+            report_s=settings.inference.report_s,
+        )
+        self._yielding = Yielding(
+            paces=self._hosted.paces if self._hosted else lambda: None,
+            training=lambda: self._jobs.doing == "running",
+            give=self._host.give,
+            clock=clock,
         )
         self._noted_why = ""
         self._noted_at = clock.monotonic()
@@ -178,10 +187,13 @@ class Device:
         self._link.start()
         self._renewal.start(self._link)
         self._pulse.start()
+        if self._hosted is not None:
+            self._yielding.start()
 
     def stop(self) -> None:
         """Interrupt the job, say goodbye, end all threads and the worker; bounded."""
         self._stopping.set()
+        self._yielding.stop(YIELDING_STOP_S)
         self._jobs.stop(JOB_STOP_S)
         self._models.stop(JOB_STOP_S)
         if self._hosted is not None:
@@ -301,7 +313,7 @@ class Device:
                 self._guarded(self._beat)
 
     def _beat(self) -> None:
-        self._presence.beat(self._link, doing=self._jobs.doing, worker_rss=self._host.rss)
+        self._presence.beat(self._link, doing=self._jobs.doing, worker_rss=self._host.rss, yielding=self._yielding.told)
 
     @staticmethod
     def _guarded(task: Callable[[], None]) -> None:
@@ -350,8 +362,9 @@ def _hosted(settings: DeviceSettings, rng: random.Random) -> HostedInference | N
         queue=wanted.queue,
         budget_mb=wanted.budget_mb,
         log_level=settings.log_level,
+        state_dir=settings.state_dir,
     )
-    return HostedInference(InferenceHost(served, rng=rng))
+    return HostedInference(InferenceHost(served, rng=rng), target_ms=wanted.target_ms)
 
 
 def run(settings: DeviceSettings, inference: Inference | None = None) -> None:

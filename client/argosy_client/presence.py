@@ -74,7 +74,7 @@ class Presence:
         """Publish the death of a clean stop."""
         return link.publish(self._names.birth, _packed(Death(boot=self.boot, clean=True)), qos=1, retain=True)
 
-    def beat(self, link: Link, *, doing: str, worker_rss: Callable[[], int]) -> bool:
+    def beat(self, link: Link, *, doing: str, worker_rss: Callable[[], int], yielding: str = "") -> bool:
         """Publish a heartbeat."""
         vitals = self._telemetry.read()
         heartbeat = Heartbeat(
@@ -85,6 +85,7 @@ class Presence:
             daemon_rss=vitals.rss,
             worker_rss=worker_rss(),
             doing=doing,
+            yielding=yielding,
             battery=vitals.battery,
             on_mains=vitals.on_mains,
             throttled=vitals.throttled,

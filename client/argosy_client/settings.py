@@ -73,6 +73,11 @@ class InferenceTable(BaseModel):
     """Requests of one model that may wait; further ones are told that it is busy."""
     budget_mb: Annotated[float, Field(ge=16)] | None = None
     """Memory that a backend may take on a model; one that takes more is not chosen."""
+    target_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None
+    """Milliseconds within which 95 of 100 requests are to be answered: where they are not, training yields. By default
+    twice what the model took in its trial, or two milliseconds more."""
+    report_s: Annotated[float, Field(ge=1, le=86400)] = 3600.0
+    """Seconds between two reports on a model that is out of its probation: its figures, and its drift."""
 
 
 class DeviceSettings(Settings):

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from argosy_common.artefact.sketch import BINS, MAX_CHANNELS, Sketch
+from argosy_common.artefact.sketch import BINS, DRIFTING, MAX_CHANNELS, Sketch
 
-DRIFTING = 0.25
 LEAST = 200
 """Inputs that a sketch needs before it is compared: fewer say nothing."""
+
+__all__ = ["DRIFTING", "LEAST", "Drawing", "added", "confidences", "distance"]
 
 _EDGES = np.sinh(np.linspace(-3.0, 3.0, BINS - 1))
 """Of the inner bins: fine around 0, coarse out to ±10; the first and the last bin are open."""

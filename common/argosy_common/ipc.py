@@ -1,7 +1,7 @@
 """Messages between a daemon and a process it started: length-prefixed msgpack maps over a socket pair.
 
-Both ends are ours and of one version, so this is not a protocol: no negotiation, no versions. Bulk data never travels
-here; it goes by digest through the blob store.
+Both ends are ours and of one version, so this is not a protocol: no negotiation, no versions. Bulk data does not travel
+here but goes by digest through the blob store; except for a tensor of a single request, which nobody keeps.
 """
 
 from __future__ import annotations

@@ -36,11 +36,14 @@ from argosy_server.dispatcher import Dispatcher
 from argosy_server.downloads import Downloads
 from argosy_server.enrolment import EnrolmentServer
 from argosy_server.fleet_lists import FleetLists
-from argosy_server.floods import QUIET_S, Floods
+from argosy_server.floods import FloodGate, Floods
 from argosy_server.gateway import Gateway
 from argosy_server.inventories import Inventories
+from argosy_server.models import drifting
 from argosy_server.models.registry import ModelRegistry
+from argosy_server.models.remote_host import RemoteHost
 from argosy_server.models.rollouts import Rollouts
+from argosy_server.offload import Offload
 from argosy_server.registry import Registry
 from argosy_server.revocation import end_session
 from argosy_server.runs.supervisor import RunSupervisor
@@ -77,6 +80,7 @@ class Coordinator:
         self._broker: Broker = open_broker(settings.broker, tls, state / "broker", clock=clock, rng=rng, crl=crl)
         self._shutting = threading.Lock()
         self._floods = Floods(clock)
+        self._gate = FloodGate(self._floods, self.store.audit, shut_out=self.shut_out, let_in=self._let_in)
         self._broker.shut_out(refused.devices)
         self._registry = Registry(clock=clock, grace_s=settings.runs.grace_s)
         self._stopping = threading.Event()
@@ -130,6 +134,13 @@ class Coordinator:
             models=self.models,
         )
         self.runs.recover()
+        self._drift = drifting.Watch(
+            self.store,
+            self.settings.drift,
+            drifts=self.rollouts.drifts,
+            repeat=self.runs.repeat,
+            clock=self._clock,
+        )
         self._enrolment = self._make_enrolment()
         self._link.on_up(self._link_is_up)
         self._link.on_down(self._link_is_down)
@@ -204,17 +215,12 @@ class Coordinator:
         where = self._broker.address
         return end_session(device, key, chain, self.ca.ca_path, where, clock=self._clock, rng=self._rng)
 
-    def _quieten(self, began: Sequence[str], over: Sequence[str]) -> None:
-        """Shut devices out that flood us, and let those in again whose time is over; on a thread of its own."""
-        for device in began:
-            log.error("coordinator.flooded", device=device, quiet_s=QUIET_S)
-            self.store.audit.write("coordinator", "device.flooding", device, quiet_s=QUIET_S)
-            self.shut_out(device)
-        for device in over:
-            self._tell_broker()
-            if self._gateway.welcomes(device):  # nobody revoked it meanwhile
-                self._dispatcher.readmit(device)
-                self._end_session(device)  # it comes back with a birth
+    def _let_in(self, device: str) -> None:
+        """Listen again to a device that flooded us, unless an operator revoked it meanwhile."""
+        self._tell_broker()
+        if self._gateway.welcomes(device):
+            self._dispatcher.readmit(device)
+            self._end_session(device)  # it comes back with a birth
 
     def _tell_broker(self) -> None:
         """Bring the broker's lists up to what the database says."""
@@ -229,6 +235,10 @@ class Coordinator:
     def start_run(self, bundle: BlobRef, rounds: int | None, config: dict[str, str], layers: dict[str, Any]) -> int:
         """See `CoordinatorPort.start_run`."""
         return self.runs.start(bundle, rounds, config, layers)
+
+    def repeat_run(self, run: int) -> int:
+        """See `CoordinatorPort.repeat_run`."""
+        return self.runs.repeat(run)
 
     def stop_run(self, run: int) -> None:
         """See `CoordinatorPort.stop_run`."""
@@ -267,6 +277,7 @@ class Coordinator:
                 lambda: doctor.clock_is_sane(now, self._known_moment()),
                 lambda: doctor.devices(online, total),
                 lambda: doctor.device_certificates(self._certificate_ends(), life, now),
+                lambda: doctor.inference(enabled=self.settings.inference.enabled, trouble=self._remote.trouble()),
                 lambda: doctor.copies([self.store.devices.get(each).name for each in self._dispatcher.twins.recent()]),
             ]
         )
@@ -321,10 +332,20 @@ class Coordinator:
             brokers=self._brokers,
             advertise=wanted.advertise,
             downloads=downloads if wanted.serve_blobs else None,
+            offload=self._make_offload(),
             approval_s=wanted.approval_s,
             grace_s=wanted.grace_s,
             life=timedelta(seconds=wanted.certificate_s),
         )
+
+    def _make_offload(self) -> Offload:
+        wanted = self.settings.inference
+        level = self.settings.log_level
+        self._remote = RemoteHost(threads=wanted.threads, log_level=level, clock=self._clock, rng=self._rng)
+        return Offload(self._remote if wanted.enabled else None, self.models, self._may_ask, queue=wanted.queue)
+
+    def _may_ask(self, device: str, serial: str) -> bool:
+        return self._gateway.welcomes(device) and self.store.devices.holds(device, serial)
 
     def _may_download(self, device: str, serial: str, digest: bytes) -> bool:
         """Judge a download; whoever was let in again after a theft must not let the thief in with it."""
@@ -367,8 +388,8 @@ class Coordinator:
                 self._registry.tick()
                 self._dispatcher.tick()
                 self.rollouts.tick()
-                if any(news := self._floods.news()):
-                    threading.Thread(target=self._quieten, args=news, name="floods", daemon=True).start()
+                self._drift.tick()
+                self._gate.tick()
                 if self._clock.monotonic() >= expire_at:
                     expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
                     self.store.devices.expire()

@@ -183,6 +183,16 @@ def device_certificates(ends: dict[str, datetime], life: timedelta, now: datetim
     return Check(name, ok=False, detail=f"ended, or about to: {shown}", remedy=remedy)
 
 
+def inference(*, enabled: bool, trouble: str) -> Check:
+    """Can models be run for devices, where that is wanted?"""
+    if not enabled:
+        return Check("inference", ok=True, detail="no models are run for devices (inference.enabled)")
+    remedy = (
+        "pip install 'argosy[inference,export]' in the coordinator's environment; see its log. Devices go on alone."
+    )
+    return Check("inference", not trouble, trouble or "models are run for devices that ask", remedy if trouble else "")
+
+
 def examine(checks: list[Callable[[], Check]]) -> list[dict[str, object]]:
     """Run the checks; one that cannot be made is a finding itself."""
     rows: list[dict[str, object]] = []

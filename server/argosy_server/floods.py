@@ -8,9 +8,14 @@ broker is told to take nothing of it. An honest device says a few things a secon
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from argosy_common.clock import Clock
+from argosy_common.logs import get_logger
+from argosy_server.store.audit import Audit
+
+log = get_logger(__name__)
 
 RATE = 200.0
 BURST = 4000.0
@@ -71,3 +76,29 @@ class Floods:
         """Return all devices of which nothing is taken now."""
         with self._lock:
             return set(self._quiet)
+
+
+class FloodGate:
+    """Shuts out whom `Floods` finds, and lets in again whose time is over. Each on a thread: brokers may be slow."""
+
+    def __init__(
+        self, floods: Floods, audit: Audit, *, shut_out: Callable[[str], object], let_in: Callable[[str], None]
+    ) -> None:
+        self._floods = floods
+        self._audit = audit
+        self._shut_out = shut_out
+        self._let_in = let_in
+
+    def tick(self) -> None:
+        """Call about once a second."""
+        began, over = self._floods.news()
+        if began or over:
+            threading.Thread(target=self._act, args=(began, over), name="floods", daemon=True).start()
+
+    def _act(self, began: Sequence[str], over: Sequence[str]) -> None:
+        for device in began:
+            log.error("coordinator.flooded", device=device, quiet_s=QUIET_S)
+            self._audit.write("coordinator", "device.flooding", device, quiet_s=QUIET_S)
+            self._shut_out(device)
+        for device in over:
+            self._let_in(device)

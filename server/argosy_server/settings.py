@@ -116,6 +116,28 @@ class RunsTable(_Table):
     """How long a device may stay away, after the broker's delay of its will, before what it owes is answered for it."""
 
 
+class InferenceTable(_Table):
+    """`[inference]`: whether this machine runs models, or parts of them, for devices."""
+
+    enabled: bool = False
+    """Off unless set: it costs this machine's processor. Devices fall back to running everything themselves."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processor cores that one request may take."""
+    queue: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Requests at once, the one that runs included; further ones are told that it is busy."""
+
+
+class DriftTable(_Table):
+    """`[drift]`: what follows when boards see other data than their model was trained on."""
+
+    repeat_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """Start a model's run again once so large a share of the boards that tell drift; None: never."""
+    least: Annotated[int, Field(ge=1)] = 3
+    """The fewest boards that must have told how far what they see is from what it was trained on."""
+    rest_s: Seconds = 7 * 86400.0
+    """Not within so long of the last start of that app."""
+
+
 class CoordinatorSettings(Settings):
     """All settings of the coordinator daemon."""
 
@@ -129,6 +151,8 @@ class CoordinatorSettings(Settings):
     broker: BrokerTable = BrokerTable()
     enrolment: EnrolmentTable = EnrolmentTable()
     runs: RunsTable = RunsTable()
+    inference: InferenceTable = InferenceTable()
+    drift: DriftTable = DriftTable()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("log_level", mode="before")

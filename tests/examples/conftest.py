@@ -16,7 +16,7 @@ from argosy_common.flower.compat import become_task, observe_strategies
 from tests.examples.loopback import Observer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-APPS = ("har", "digits_numpy")
+APPS = ("har", "har_serial", "digits_numpy")
 
 
 sys.path.extend(str(EXAMPLES / name) for name in APPS)  # as Flower does with an app's folder

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from argosy_client.inference import Client
+from argosy_client.inference.folder import Version
+from argosy_client.inference.placement.plan import Plan, write_plan
 from argosy_common.artefact import Manifest
 from argosy_common.artefact.golden import unpack_golden
 from argosy_common.artefact.signature import Purpose, Signature, verify
@@ -33,11 +35,18 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
         LocalDevice(
             name,
             {},
-            {"heartbeat_s": 2.0, "resend_s": 2.0, "inference.socket": str(folder / f"{name}.sock")},
+            {
+                "heartbeat_s": 0.5,
+                "resend_s": 2.0,
+                "inference.socket": str(folder / f"{name}.sock"),
+                "inference.report_s": 1.0,
+                "inference.target_ms": 0.0001 if name == "d1" else 1000.0,
+            },
         )
         for name in ("d1", "d2")
     ]
-    with LocalFleet(folder / "fleet", boards, settings={"runs.resend_s": 1.0}) as made:
+    settings = {"runs.resend_s": 1.0, "inference.enabled": True}
+    with LocalFleet(folder / "fleet", boards, settings=settings) as made:
         made.start()
         yield made
 
@@ -76,8 +85,12 @@ def test_what_boards_have_trained_is_served_on_them_version_by_version_and_witho
 ) -> None:
     _first_version(fleet, tmp_path)
     _second_version(fleet)
+    _drift_is_seen(fleet)
+    _training_yields(fleet)
+    _run_by_the_coordinator(fleet)
     _after_kills(fleet)
     _what_a_person_sees(fleet)
+    _revoked(fleet)
 
 
 def _first_version(fleet: LocalFleet, tmp_path: Path) -> None:
@@ -120,6 +133,82 @@ def _second_version(fleet: LocalFleet) -> None:
     assert "linear:2" in argosy(fleet, "model", "diff", "linear:1", "linear:2").stdout
     told(argosy(fleet, "model", "promote", "linear:2", "--json"))
     assert told(argosy(fleet, "model", "show", "linear:2", "--json"))["promoted_at"]
+
+
+def _run_by_the_coordinator(fleet: LocalFleet) -> None:
+    """By a plan, as long as it lives; and then by the board again."""
+    plan = told(on_board(fleet, "d1", "plan", "linear", "--json"))
+    assert plan["wire"]["rtt_ms"] > 0
+    assert {way["kind"] for way in plan["ways"]} == {"local", "remote"}, "there is but one operation"
+    version = Version.open(fleet.device_folder("d1") / "models" / "linear" / "2")
+    digest = version.manifest.onnx.digest
+    write_plan(version, Plan(model="linear:2", onnx=digest, way="remote", tensor="x", timeout_ms=5000.0))
+    inputs = np.random.default_rng(3).normal(size=(5, 4)).astype(np.float32)
+    with Client(socket(fleet, "d1")) as client, Client(socket(fleet, "d2")) as other:
+        wanted = other.infer("linear", inputs)
+        wait_until(lambda: client.models()[0]["ran_on"] == "coordinator", 30, "the coordinator to run it")
+        assert np.allclose(client.infer("linear", inputs), wanted, atol=1e-4)
+        fleet.kill("coordinator")
+        for _ in range(3):
+            assert np.allclose(client.infer("linear", inputs), wanted, atol=1e-4)
+        served = client.models()[0]
+        assert (served["remote"], served["fallbacks"], served["errors"]) == (1, 1, 0)
+        assert served["ran_on"].startswith("CPU (not the coordinator")
+        fleet.start_coordinator()
+        wait_until(lambda: client.models()[0]["ran_on"] == "coordinator", 60, "the coordinator to run it again")
+    fleet.wait_online(2, 90)
+
+
+def _revoked(fleet: LocalFleet) -> None:
+    """A board that was shut out runs what it has, and the coordinator runs nothing for it."""
+    assert argosy(fleet, "device", "revoke", "d2", "--yes").returncode == 0
+    plan = told(on_board(fleet, "d2", "plan", "linear", "--json"))
+    assert plan["choice"] == "local"
+    assert "revoked" in plan["reason"]
+
+
+def on_board(fleet: LocalFleet, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "argosy_client.cli", *words, "--state-dir", str(fleet.device_folder(name))]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _drift_is_seen(fleet: LocalFleet) -> None:
+    """What a board sees is compared with what boards trained on; the run that made its model can be run again."""
+    rng = np.random.default_rng(1)
+    assert told(argosy(fleet, "model", "show", "linear:2", "--json"))["manifest"]["seen"]["inputs"] > 0
+
+    def see(name: str, shift: float) -> None:
+        with Client(socket(fleet, name)) as client:
+            client.infer("linear", (rng.normal(size=(64, 4)) + shift) * 2)
+
+    def drifting() -> list[str]:
+        see("d1", 3.0)
+        see("d2", 0.0)
+        return [row["name"] for row in told(argosy(fleet, "device", "list", "--drifting", "--json"))]
+
+    wait_until(lambda: drifting() == ["d1"], 60, "d1 to tell its drift")
+    wait_until(lambda: all(row["drift"] for row in told(argosy(fleet, "device", "list", "--json"))), 60, "d2 as well")
+    assert drifting() == ["d1"]
+    assert "linear:2" in argosy(fleet, "device", "list", "--drifting").stdout
+    run = told(argosy(fleet, "model", "show", "linear:2", "--json"))["manifest"]["run"]
+    again = int(argosy(fleet, "run", "repeat", str(run)).stdout)
+    assert fleet.wait_run(again, 90)["status"] == "finished"
+    assert data_of(fleet, again, "model-exported")[0]["model"] == "linear:3"
+
+
+def _training_yields(fleet: LocalFleet) -> None:
+    """While a board answers too slowly, its training gives way; the run is finished all the same."""
+    run = fleet.run(LINEAR, config={"busy-s": "6"})
+
+    def yields(name: str) -> bool:
+        with Client(socket(fleet, name)) as client:
+            for _ in range(20):
+                client.infer("linear", np.zeros(4, np.float32))
+        rows = {row["name"]: row for row in told(argosy(fleet, "device", "list", "--json"))}
+        return rows[name]["presence"]["heartbeat"].get("yielding") in ("lowered", "paused")
+
+    wait_until(lambda: yields("d1"), 30, "d1 to give way")
+    assert fleet.wait_run(run, 90)["status"] == "finished"
 
 
 def _after_kills(fleet: LocalFleet) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,27 @@ class Session(Protocol):
     def close(self) -> None:
         """Give back what it holds."""
         ...
+
+
+@runtime_checkable
+class Placed(Session, Protocol):
+    """A session that may run in parts, or partly elsewhere (`placement/`): it minds the time and tells where it ran."""
+
+    away_s: float
+    """Seconds that it has waited for others so far."""
+
+    def run_by(self, batch: Array, deadline: float) -> Array:
+        """Return the outputs, if possible before `deadline` (monotonic seconds)."""
+        ...
+
+    def counts(self) -> dict[str, Any]:
+        """Return what became of its inputs, as plain data."""
+        ...
+
+
+def counts_of(session: Session) -> dict[str, Any]:
+    """Return what a session counts; nothing where it counts nothing."""
+    return session.counts() if isinstance(session, Placed) else {}
 
 
 class Backend(Protocol):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 from argosy_client.inference import trial
 from argosy_client.inference.backend import Backend, installed
@@ -57,6 +58,7 @@ def choose(
     budget_mb: float | None = None,
     root: Path = Path("/"),
     backends: dict[str, Backend] | None = None,
+    avoid: Mapping[str, str] = MappingProxyType({}),
     try_one: Try = trial.tried,
 ) -> Choice:
     """Choose a backend for a version.
@@ -64,12 +66,13 @@ def choose(
     Args:
         budget_mb: memory that the process may take, measured at its highest.
         root: the file system that is probed for hardware.
+        avoid: backends that are not to be used, by name, and why.
 
     Raises:
         NoBackend: none can be used; the error says why, one by one.
     """
     known = backends if backends is not None else installed()
-    allowed, unavailable = _available(found.manifest, known, root)
+    allowed, unavailable = _available(found.manifest, known, root, avoid)
     key = _key(found.manifest, allowed, threads, budget_mb)
     memory = found.path.parent / REMEMBERED
     kept = _remembered(memory, key)
@@ -103,11 +106,16 @@ def _steadied(tried: list[Figures], found: Version, threads: int, try_one: Try) 
     return [best[each.backend] for each in tried]
 
 
-def _available(manifest: Manifest, known: dict[str, Backend], root: Path) -> tuple[list[str], dict[str, str]]:
+def _available(
+    manifest: Manifest, known: dict[str, Backend], root: Path, avoid: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
     allowed, unavailable = [], {}
     for name, backend in known.items():
         if manifest.backends and name not in manifest.backends:
             unavailable[name] = "the model's manifest does not allow it"
+            continue
+        if name in avoid:
+            unavailable[name] = avoid[name]
             continue
         try:
             why = backend.unavailable(root)

@@ -110,6 +110,18 @@ def in_force(models: Path, name: str) -> Version:
         return Version.open(models / name / str(previous))
 
 
+def before(models: Path, name: str) -> Version:
+    """Return the version that was in force before the one that is.
+
+    Raises:
+        ModelMissing, ArtefactInvalid: there is none that can be used.
+    """
+    told = read_current(models / name)
+    if told is None or told[1] is None:
+        raise ModelMissing(model=f"before the one in force of {name}", path=models / name)
+    return Version.open(models / name / str(told[1]))
+
+
 def read_current(folder: Path) -> tuple[int, int | None] | None:
     """Return the version in force and the one before it; None where nothing is, or nothing that can be read."""
     try:

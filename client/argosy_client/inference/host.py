@@ -44,6 +44,8 @@ class Served:
     queue: int = 16
     budget_mb: float | None = None
     log_level: str = "INFO"
+    state_dir: Path | None = None
+    """Where the board's enrolment is; None: a plan that sends work to the coordinator is not followed."""
 
 
 class InferenceHost:
@@ -106,6 +108,16 @@ class InferenceHost:
             InferenceUnreachable: no process answers.
         """
         return list(self._ask({"do": "stats"}, STATS_S)["models"])
+
+    def pace(self) -> list[dict[str, Any]] | None:
+        """Return how requests fared in the last seconds, by model; None while the process is busy with a load.
+
+        Raises:
+            InferenceUnreachable: no process answers.
+        """
+        if self._asking.locked():
+            return None
+        return list(self._ask({"do": "pace"}, STATS_S)["models"])
 
     def _ask(self, word: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         with self._asking:
@@ -193,6 +205,8 @@ class InferenceHost:
             options += ["--http", served.http]
         if served.budget_mb is not None:
             options += ["--budget-mb", served.budget_mb]
+        if served.state_dir is not None:
+            options += ["--state-dir", served.state_dir]
         return [sys.executable, "-m", "argosy_client.inference.process", *map(str, options)]
 
 

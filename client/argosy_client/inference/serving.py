@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from argosy_client.inference.backend import Array, Session
+from argosy_client.inference.backend import Array, Placed, Session, counts_of
 from argosy_client.inference.choose import Choice
 from argosy_client.inference.preprocess import picture, prepared
 from argosy_common.artefact import Manifest
@@ -23,8 +23,14 @@ QUEUE = 16
 """Requests of one model that may wait unless it is set."""
 DEADLINE_S = 10.0
 """A request's where it names none."""
+LATELY_S = 5.0
+"""Requests of so many seconds are the pace."""
+_TARGET_FACTOR, _TARGET_LEAST_MS = 2.0, 2.0
+"""What requests are to take where it is not set: twice what the trial measured, or two milliseconds more."""
 _SKETCH_EVERY_S = 0.2
 """At most so often an input is sketched and kept as a sample: it costs a tenth of a millisecond."""
+_SKETCHED = 64
+"""Of a batch, at most."""
 _DAY_S = 86_400.0
 _SAMPLES = 128
 
@@ -48,6 +54,8 @@ class Loaded:
         self.choice = choice
         self.counters = Counters()
         self._session = session
+        self._placed = session if isinstance(session, Placed) else None
+        self._run = self._placed.run_by if self._placed else lambda batch, _: session.run(batch)
         self._queue = queue
         self._running = threading.Lock()
         self._counting = threading.Lock()
@@ -55,6 +63,7 @@ class Loaded:
         self._inside = 0
         self._retired = False
         self._times: deque[float] = deque(maxlen=1000)
+        self._lately: deque[tuple[float, float]] = deque(maxlen=1000)
         self._sketched_at = float("-inf")
         self._day_began = time.monotonic()
         self._today = Drawing.empty(manifest.input.shape[0] if manifest.input.shape else 1)
@@ -99,17 +108,36 @@ class Loaded:
             ModelBusy: too many wait already.
             DeadlinePassed: its turn did not come in time.
         """
+        asked = time.perf_counter()
         with self._turn(deadline):
-            began = time.perf_counter()
+            began, away_s = time.perf_counter(), self._away_s()
             try:
-                outputs = self._session.run(batch)
+                outputs = self._run(batch, deadline)
             except Exception:
                 self.counters.errors += 1
                 raise
-            self._times.append((time.perf_counter() - began) * 1000.0)
+            done = time.perf_counter()
+            self._times.append((done - began) * 1000.0)
+            # who waits for the coordinator is not kept waiting by what this board trains
+            self._lately.append((done, (done - asked - self._away_s() + away_s) * 1000.0))
         self.counters.requests += 1
         self._remember(batch, outputs)
         return outputs
+
+    def _away_s(self) -> float:
+        return self._placed.away_s if self._placed else 0.0
+
+    def pace(self) -> dict[str, Any]:
+        """Return how requests of the last seconds fared, their waiting included, beside what they may well take."""
+        since = time.perf_counter() - LATELY_S
+        times = [took for at, took in list(self._lately) if at >= since]
+        p95 = self.choice.figures.p95_ms
+        return {
+            "model": self.manifest.name,
+            "requests": len(times),
+            "p95_ms": float(np.percentile(times, 95)) if times else 0.0,
+            "target_ms": max(_TARGET_FACTOR * p95, p95 + _TARGET_LEAST_MS),
+        }
 
     def stats(self) -> dict[str, Any]:
         """Return what can be told of it, as plain data."""
@@ -132,6 +160,7 @@ class Loaded:
             "drift": next((each for each in drift if each is not None), None),
             "sketch": today.model_dump(),
             **asdict(self.counters),
+            **counts_of(self._session),
         }
 
     def samples(self) -> Array:
@@ -172,7 +201,7 @@ class Loaded:
             if now - self._day_began >= _DAY_S:
                 self._yesterday, self._today = self._today, Drawing.empty(len(self._today.channels))
                 self._day_began = now
-            self._today.add(batch[:1], outputs[:1])
+            self._today.add(batch[:_SKETCHED], outputs[:_SKETCHED])
             self._samples.append(np.array(batch[0]))
 
 

@@ -30,6 +30,10 @@ _SLICE_S = 0.02
 """Calls within are timed together: the clock's own cost does not count."""
 
 
+class WrongAnswers(Exception):
+    """A backend that runs, and is wrong."""
+
+
 @dataclass(frozen=True)
 class Figures:
     """What a trial found out. `refused` is why the backend cannot be used; then the rest says nothing."""
@@ -72,20 +76,8 @@ def try_here(backend: Backend, version: Version, *, threads: int, seconds: float
     try:
         material = Material(version.onnx, manifest, version.samples, version.work, threads)
         session = backend.open(material)
-        inputs, golden = version.golden
-        outputs = session.run(inputs)
-        agreement = 1.0
-        if backend.exact:
-            if not agrees(outputs, golden, manifest.golden.tolerance):
-                return Figures(
-                    backend.name, refused=f"its answers to the golden inputs are wrong: {_off(outputs, golden)}"
-                )
-        else:
-            agreement = _agreement(session, version)
-            if agreement < LEAST_AGREEMENT:
-                return Figures(
-                    backend.name, refused=f"it gives the same answer for {agreement:.1%} of this board's inputs"
-                )
+        agreement = judge(backend, session, version)
+        inputs, _ = version.golden
         p50, p95 = _timed(session, inputs[:1], seconds) if seconds else (0.0, 0.0)
         rss = _most_memory_mb()
         return Figures(
@@ -93,6 +85,24 @@ def try_here(backend: Backend, version: Version, *, threads: int, seconds: float
         )
     except Exception as error:  # noqa: BLE001  (a backend's word for that it cannot)
         return Figures(backend.name, refused=str(error)[:300] or type(error).__name__)
+
+
+def judge(backend: Backend, session: Session, version: Version) -> float:
+    """See whether a session answers rightly; return its agreement with exact answers on this board's own inputs.
+
+    Raises:
+        WrongAnswers: it does not, and how.
+    """
+    if backend.exact:
+        inputs, golden = version.golden
+        outputs = session.run(inputs)
+        if not agrees(outputs, golden, version.manifest.golden.tolerance):
+            raise WrongAnswers(f"its answers to the golden inputs are wrong: {_off(outputs, golden)}")
+        return 1.0
+    agreement = _agreement(session, version)
+    if agreement < LEAST_AGREEMENT:
+        raise WrongAnswers(f"it gives the same answer for {agreement:.1%} of this board's inputs")
+    return agreement
 
 
 def _agreement(session: Session, version: Version) -> float:

@@ -45,6 +45,7 @@ log = get_logger(__name__)
 
 MAX_ATTEMPTS = 3
 """A version that takes the whole board down with it each time it is loaded is given up after so many."""
+REPORT_S = 3600.0
 LEAST_REQUESTS = 20
 """Fewer requests say nothing about a share of failures."""
 
@@ -59,11 +60,12 @@ _SAID: dict[State, Literal["fetching", "refused", "active", "rolled-back"]] = {
 
 
 @dataclass
-class _Probation:
-    """A version that is watched, by our monotonic clock."""
+class _Watched:
+    """A version in force, by our monotonic clock."""
 
-    ends_at: float
     report_at: float
+    probation_ends_at: float | None
+    """None once it is over: then it is only told of now and then."""
 
 
 class Deployments:
@@ -71,6 +73,7 @@ class Deployments:
 
     Args:
         tell: sends a report; one that is lost is made up for after the next connect.
+        report_s: seconds between two reports of a version whose probation is over: its figures, and its drift.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Deployments:
         tell: Callable[[ModelState], object],
         clock: Clock,
         inference: Inference,
+        report_s: float = REPORT_S,
     ) -> None:
         self._store = store
         self._arrival = arrival
@@ -88,7 +92,8 @@ class Deployments:
         self._clock = clock
         self._inference = inference
         self._loaded: dict[str, Loaded] = {}
-        self._probation: dict[str, _Probation] = {}
+        self._report_s = report_s
+        self._watched: dict[str, _Watched] = {}
         self._tasks: dict[str, Task] = {}
         """By model, the order that is under way or waits; a newer one takes its place."""
         self._lock = threading.Lock()
@@ -124,11 +129,11 @@ class Deployments:
         self._work.put(self._report_all)
 
     def tick(self) -> None:
-        """Look after what is in probation. Called about once a second."""
+        """Look after what is in force. Called about once a second."""
         now = self._clock.monotonic()
-        for name, probation in list(self._probation.items()):
-            if now >= probation.report_at:
-                probation.report_at = now + 3600.0  # until it has been looked at
+        for name, watched in list(self._watched.items()):
+            if now >= watched.report_at:
+                watched.report_at = float("inf")  # until it has been looked at
                 self._work.put(partial(self._look, name))
 
     # --- on the caller's thread
@@ -268,7 +273,7 @@ class Deployments:
             failed = failed.model_copy(update={"floor": max(failed.floor, failed.version)})
         self._remember_if_possible(name, failed)  # a full disk must not keep a bad version in force
         self._store.go_back(name, failed.version)
-        self._probation.pop(name, None)
+        self._watched.pop(name, None)
         self._load_current(name)
         self._store.tidy(name)
         self._report(name)
@@ -283,14 +288,14 @@ class Deployments:
         """Load what is in force, by itself: no order is about it."""
         self._loaded.pop(name, None)
         now = self._store.current(name)
-        if now is None:
-            self._inference.unload(name)
-            return
         try:
+            if now is None:
+                self._inference.unload(name)
+                return
             self._store.checked(name, now.version, self._arrival.root_pem)
             self._loaded[name] = self._inference.load(name)
         except Exception as error:  # noqa: BLE001  (no order is about it: there is nobody to tell but the log)
-            log.error("model.unusable", model=name, version=now.version, exc=error)
+            log.error("model.unusable", model=name, version=now.version if now else None, exc=error)
 
     def _withdraw(self, body: Withdraw) -> None:
         """Put a version out of force. It never puts another one in its place: that takes a signature."""
@@ -351,29 +356,30 @@ class Deployments:
     # --- probation, and reports
 
     def _watch(self, name: str, deployment: Deployment) -> None:
-        now = self._clock.monotonic()
-        if deployment.probation_s > 0:
-            self._probation[name] = _Probation(now + deployment.probation_s, now + deployment.report_s)
-        else:
-            self._probation.pop(name, None)
+        now, in_probation = self._clock.monotonic(), deployment.probation_s > 0
+        self._watched[name] = _Watched(
+            report_at=now + (deployment.report_s if in_probation else self._report_s),
+            probation_ends_at=now + deployment.probation_s if in_probation else None,
+        )
 
     def _look(self, name: str) -> None:
-        """See how a version in probation does: go back, or report."""
-        deployment, probation = self._store.deployment(name), self._probation.get(name)
-        if deployment is None or probation is None or deployment.state is not State.ACTIVE:
-            self._probation.pop(name, None)
+        """See how a version in force does: go back from it while it is in probation, or report."""
+        deployment, watched = self._store.deployment(name), self._watched.get(name)
+        if deployment is None or watched is None or deployment.state is not State.ACTIVE:
+            self._watched.pop(name, None)
             return
-        served = self._inference.served(name) or Served()
-        if served.requests >= LEAST_REQUESTS and served.errors > deployment.max_errors * served.requests:
-            why = f"{served.errors} of {served.requests} requests failed"
-            self._fail(name, deployment, ModelUnsteady(model=f"{name}:{deployment.version}", why=why))
-            return
+        if watched.probation_ends_at is not None:
+            served = self._inference.served(name) or Served()
+            if served.requests >= LEAST_REQUESTS and served.errors > deployment.max_errors * served.requests:
+                why = f"{served.errors} of {served.requests} requests failed"
+                self._fail(name, deployment, ModelUnsteady(model=f"{name}:{deployment.version}", why=why))
+                return
         self._report(name)
         now = self._clock.monotonic()
-        probation.report_at = now + deployment.report_s
-        if now >= probation.ends_at:
-            self._probation.pop(name, None)
+        if watched.probation_ends_at is not None and now >= watched.probation_ends_at:
+            watched.probation_ends_at = None
             log.info("model.probation_over", model=f"{name}:{deployment.version}")
+        watched.report_at = now + (self._report_s if watched.probation_ends_at is None else deployment.report_s)
 
     def _report_all(self) -> None:
         for name in self._store.names():
@@ -395,7 +401,7 @@ class Deployments:
             version=version,
             state=_SAID[state],
             error=error,
-            in_force=now.version if now else None,
+            in_force=served.version or (now.version if now else None),
             backend=loaded.backend if loaded else "",
             ran_on=loaded.ran_on if loaded else "",
             p50_ms=served.p50_ms if served.p50_ms is not None else loaded.p50_ms if loaded else None,

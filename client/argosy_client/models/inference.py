@@ -26,6 +26,8 @@ class Served:
     p50_ms: float | None = None
     p95_ms: float | None = None
     drift: float | None = None
+    version: int | None = None
+    """Which version it is; absent: the one in force."""
 
 
 class Inference(Protocol):

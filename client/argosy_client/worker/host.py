@@ -13,6 +13,7 @@ from typing import Any
 
 from argosy_client.worker.child import WorkerChild
 from argosy_client.worker.output import WorkerOutput
+from argosy_client.worker.priority import Priority, set_priority
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import Clock
 from argosy_common.errors import (
@@ -133,6 +134,8 @@ class WorkerHost:
         self._output = WorkerOutput(folder / "worker.log")
         self._child: WorkerChild | None = None
         self._hosted: _Hosted | None = None
+        self._priority = Priority.FULL
+        self._pacing = threading.Lock()
         self._busy = threading.Lock()
         self._closed = threading.Event()
 
@@ -167,6 +170,14 @@ class WorkerHost:
             peak_rss=answer["peak_rss"],
         )
 
+    def give(self, priority: Priority) -> None:
+        """Give the worker a priority, and those that come after it. The time of a pause is not counted."""
+        with self._pacing:
+            self._priority = priority
+            child = self._child
+            if child is not None and not child.dead():
+                set_priority(child.pid, priority)
+
     def rss(self) -> int:
         """Return the resident bytes of the worker and its children; 0 when there is none."""
         child = self._child
@@ -194,6 +205,7 @@ class WorkerHost:
             self._end(gently=True)
         if self._child is None:
             self._child = WorkerChild(self._python, self._folder, self._output)
+            self.give(self._priority)
             secure = self._secure.to_wire() if self._secure else None
             self._child.send({"op": "load", "store": str(self._store.root), "secure": secure, **wanted.request(job)})
             answer = self._answer(self._child, job, cancelled)
@@ -206,7 +218,8 @@ class WorkerHost:
     def _answer(self, child: WorkerChild, job: WorkerJob, cancelled: threading.Event) -> dict[str, Any]:
         """Wait for the worker's next message, and meanwhile hold it to its limits."""
         limits = self._limits
-        deadline = self._clock.monotonic() + limits.time_s
+        looked = self._clock.monotonic()
+        left = limits.time_s
         while True:
             try:
                 answer = child.receive(_POLL_S)
@@ -220,7 +233,10 @@ class WorkerHost:
             if cancelled.is_set() or self._closed.is_set():
                 self._end(gently=False)
                 raise InstructionCancelled(message=job.message_id)
-            if self._clock.monotonic() > deadline:
+            before, looked = looked, self._clock.monotonic()
+            if self._priority is not Priority.PAUSED:
+                left -= looked - before
+            if left < 0:
                 self._end(gently=False)
                 raise WorkerTimedOut(limit_s=f"{limits.time_s:g}")
             if limits.memory_mb is not None and (used := child.exceeds(limits.memory_mb * _MB)) is not None:
@@ -232,6 +248,7 @@ class WorkerHost:
         if child is None:
             return
         if gently:
+            set_priority(child.pid, Priority.FULL)  # who is paused cannot leave
             child.leave()
         else:
             child.kill()

@@ -19,6 +19,10 @@ FORM = 1
 MAX_BYTES = 256 * 1024
 """Of a manifest's canonical form; more is refused unread."""
 
+_LATER = ("exit_confidence",)
+"""Fields that were added since: left out of the canonical form where they say nothing, so that what was signed before
+has the bytes that it had."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256, hexadecimal."""
@@ -99,6 +103,8 @@ class Manifest(_Part):
     output: Tensor
     exits: Annotated[list[Tensor], Field(max_length=8)] = []
     """Outputs of early exits, the earliest first; each has the shape of `output`."""
+    exit_confidence: Annotated[float, Field(gt=0, le=1.0)] | None = None
+    """How sure an exit must be for a board to take its answer and stop there; None: boards answer from the end only."""
     preprocessing: Annotated[Standardise | Image, Field(discriminator="kind")] | None = None
     labels: Annotated[list[Text], Field(max_length=65536)] = []
     """Names of the classes, where the output is one number a class."""
@@ -121,6 +127,8 @@ class Manifest(_Part):
             raise ValueError("preprocessing: a picture's input is 3 × height × width")
         if self.labels and (len(self.output.shape) != 1 or self.output.shape[0] != len(self.labels)):
             raise ValueError("labels: the output must be one number for each")
+        if self.exit_confidence is not None and not self.exits:
+            raise ValueError("exit_confidence: the model has no exits")
         return self
 
     @property
@@ -130,7 +138,11 @@ class Manifest(_Part):
 
     def canonical(self) -> bytes:
         """Return the bytes that are signed."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        told = self.model_dump(mode="json")
+        for name in _LATER:
+            if told[name] is None:
+                del told[name]
+        return json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:

@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 BINS = 24
+DRIFTING = 0.25
+"""From this distance of two sketches on, the model should be looked at."""
 MAX_CHANNELS = 16
 """Channels that are told apart; of more, each sixteenth part is one."""
 

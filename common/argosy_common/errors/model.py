@@ -128,6 +128,42 @@ class ExportToolsMissing(ModelError):
     remedy = "On this machine, in Argosy's environment: pip install 'argosy[inference,export]'"
 
 
+class CutToolsMissing(ModelError):
+    """What cuts an ONNX file in two is not installed where that is to be done."""
+
+    code = "cut-tools-missing"
+    fault = Fault.OPERATOR
+    template = "A model cannot be cut in two here, since {package} is not installed."
+    remedy = "On this machine, in Argosy's environment: pip install 'argosy[inference,export]'"
+
+
+class CutImpossible(ModelError):
+    """A model that cannot be run in the parts that were asked for."""
+
+    code = "cut-impossible"
+    fault = Fault.OPERATOR
+    template = "The model cannot be cut at {tensor}: {why}."
+    remedy = "`argosy-device plan` names the places where a model can be cut."
+
+
+class OffloadRefused(ModelError):
+    """The coordinator does not run models for this device."""
+
+    code = "offload-refused"
+    fault = Fault.OPERATOR
+    template = "The coordinator does not run models for this device: {why}."
+    remedy = "The device runs them itself. `inference.enabled` in the coordinator's settings; docs/inference.md."
+
+
+class OffloadUnavailable(ModelError):
+    """The coordinator would run a model for a device, and cannot."""
+
+    code = "offload-unavailable"
+    fault = Fault.NETWORK
+    template = "The coordinator cannot run {model} now: {why}."
+    remedy = "The device runs it itself, and tries again later. See the coordinator's log if this goes on."
+
+
 class OnnxRefused(ModelError):
     """An ONNX file that no board could use."""
 

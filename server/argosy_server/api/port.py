@@ -83,6 +83,10 @@ class CoordinatorPort(Protocol):
         """
         ...
 
+    def repeat_run(self, run: int) -> int:
+        """Start a run again as it was, and return the new one's number."""
+        ...
+
     def stop_run(self, run: int) -> None:
         """Ask a run to stop. A run that is over already is left as it is."""
         ...

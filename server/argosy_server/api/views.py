@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from argosy_common.artefact.sketch import DRIFTING
 from argosy_common.secure_ledger import Undecided
 from argosy_common.x509 import fingerprint
 from argosy_server.fleet_lists import Installed
@@ -17,8 +18,8 @@ from argosy_server.store import AuditRow, DeviceRow, DeviceState, EventRow, RunR
 View = dict[str, object]
 
 
-def device_view(row: DeviceRow, presence: Mapping[str, object]) -> View:
-    """Return a device with its presence."""
+def device_view(row: DeviceRow, presence: Mapping[str, object], drift: Mapping[str, float]) -> View:
+    """Return a device with its presence, and how far what its models see is from what they were trained on."""
     return {
         "device": row.device,
         "name": row.name,
@@ -34,6 +35,8 @@ def device_view(row: DeviceRow, presence: Mapping[str, object]) -> View:
         "certificate_ends_at": _iso(row.not_after) if row.certificate_pem else None,
         "request_ends_at": _iso(row.request_ends_at),
         "presence": dict(presence),
+        "drift": dict(drift),
+        "drifting": any(distance >= DRIFTING for distance in drift.values()),
     }
 
 

@@ -25,11 +25,19 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="See the d
 
 @app.command(
     "list",
-    epilog=examples("argosy device list", "argosy device list --online", "argosy device list --json | jq '.[].name'"),
+    epilog=examples(
+        "argosy device list",
+        "argosy device list --online",
+        "argosy device list --drifting",
+        "argosy device list --json | jq '.[].name'",
+    ),
 )
 def list_devices(
     online: Annotated[bool, typer.Option("--online", help="Only those that are online.")] = False,
     site: Annotated[str | None, typer.Option(help="Only those of this site.")] = None,
+    drifting: Annotated[
+        bool, typer.Option("--drifting", help="Only those whose models see other data than they were trained on.")
+    ] = False,
     socket: SocketOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -37,12 +45,16 @@ def list_devices(
     with connect(socket) as api:
         rows: list[Data] = api.get("/devices")["devices"]
     rows = [row for row in rows if (row["presence"]["online"] or not online) and site in {None, row["site"]}]
+    rows = [row for row in rows if row["drifting"] or not drifting]
     if json:
         print_json(rows)
         return
     if not rows:
         none_yet = "No device has joined. Start with `argosy token create`."
-        say("There are no such devices." if online or site else none_yet)
+        say("There are no such devices." if online or site or drifting else none_yet)
+        return
+    if drifting:
+        stdout().print(drift_table(rows, SystemClock().wall()))
         return
     stdout().print(device_table(rows, SystemClock().wall()))
     up = sum(bool(row["presence"]["online"]) for row in rows)
@@ -84,6 +96,26 @@ def device_table(rows: list[Data], now: datetime) -> Table:
     return shown
 
 
+def drift_table(rows: list[Data], now: datetime) -> Table:
+    """Return what drifts where, the farthest first: a line a model of a device."""
+    shown = table("device", "id", "model", "drift", "seen", right=["drift"])
+    told = [(distance, model, row) for row in rows for model, distance in row["drift"].items()]
+    for distance, model, row in sorted(told, key=lambda each: (-each[0], each[1], str(each[2]["name"]))):
+        online = bool(row["presence"].get("online"))
+        seen = "now" if online else words.age(row["last_seen_at"], now)
+        shown.add_row(clean(row["name"]), Text(row["device"], style="dim"), clean(model), _distance(distance), seen)
+    return shown
+
+
+def _distance(distance: float) -> Text:
+    """Return the distance of what a model sees from what it was trained on."""
+    return Text(f"{distance:.2f}", style="yellow" if distance >= _MUCH else "")
+
+
+_MUCH = 0.25
+"""`argosy_common.artefact.sketch.DRIFTING`, which would bring too much along."""
+
+
 def state_text(row: Data) -> Text:
     """Return a device's state in a word or two, with a dot for the eye."""
     presence = row["presence"]
@@ -93,7 +125,9 @@ def state_text(row: Data) -> Text:
         return Text(f"✗ {clean(row['state'])}", style="red")
     if not presence.get("online"):
         return Text("○ offline", style="dim")
-    return Text.assemble(("●", "green"), " ", clean(presence.get("doing") or "idle"))
+    yielding = (presence.get("heartbeat") or {}).get("yielding")
+    gives_way = (f" ({clean(yielding)})", "yellow") if yielding else ""
+    return Text.assemble(("●", "green"), " ", clean(presence.get("doing") or "idle"), gives_way)
 
 
 _LEAST_CONDITION = len("throttled")
@@ -154,11 +188,13 @@ def device_card(row: Data, now: datetime) -> Table:
         ("memory", _memory(beat)),
         ("worker", words.size(beat["worker_rss"]) if "worker_rss" in beat else None),
         ("daemon", words.size(beat["daemon_rss"]) if "daemon_rss" in beat else None),
+        ("training", f"{clean(beat['yielding'])}: its models answer too slowly" if beat.get("yielding") else None),
         ("temperature", f"{beat['temperature']:.1f} °C" if "temperature" in beat else None),
         ("power", _power(condition)),
         ("throttled", _yes(condition.get("throttled"))),
         ("metered", _yes(condition.get("metered"))),
         ("data", _data(condition)),
+        *(("drift", Text.assemble(clean(model), " ", _distance(each))) for model, each in row["drift"].items()),
         *inventory_rows(row["inventory"] or {}),
     ]
     return pairs([(name, value) for name, value in facts if value and value != words.NONE])

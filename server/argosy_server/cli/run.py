@@ -131,6 +131,26 @@ def _sent(sent: Data) -> str:
     return words.size(sent["size"])
 
 
+@app.command("repeat", epilog=examples("argosy run repeat 7", "argosy run repeat 7 --watch"))
+def repeat(
+    run: RunArgument,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it; Ctrl-C leaves it going.")] = False,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Start a run again: the same app, rounds, configuration and layers. Print the new run's number."""
+    with connect(socket) as api:
+        again = int(api.post(f"/runs/{run}/repeat")["run"])
+        if json:
+            print_json_line({"run": again, "repeats": run})
+        elif not sys.stdout.isatty() and not watch:
+            stdout().print(str(again))
+        else:
+            stdout().print(Text.assemble("run ", (str(again), "bold"), f" started: run {run} again"))
+        if watch:
+            watch_run(api, again, json=json)
+
+
 @app.command("watch", epilog=examples("argosy run watch", "argosy run watch 7", "argosy run watch 7 --json | jq .name"))
 def watch(run: LatestRunArgument = None, socket: SocketOption = None, json: JsonOption = False) -> None:
     """Watch a run live until it is over, through restarts of the coordinator.

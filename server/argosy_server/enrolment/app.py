@@ -1,6 +1,7 @@
 """The enrolment service over HTTP. Requests come from strangers: bounded in size and time before anything else.
 
-Beside it, on the same port, devices download blobs (`argosy_server/downloads.py`).
+Beside it, on the same port, devices download blobs (`argosy_server/downloads.py`) and have models run
+(`argosy_server/offload.py`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from argosy_server.bounded_connection import STATE, BoundedConnection
 from argosy_server.downloads import Downloads
 from argosy_server.enrolment.renewal import RenewalService, Shown
 from argosy_server.enrolment.service import EnrolmentService
+from argosy_server.offload import Offload
 
 log = get_logger(__name__)
 
@@ -57,8 +59,13 @@ STATUS: dict[type[ArgosyError], int] = {
 }
 
 
-def create_app(service: EnrolmentService, renewals: RenewalService, downloads: Downloads | None = None) -> FastAPI:
-    """Return the ASGI application; without `downloads` it serves no blobs."""
+def create_app(
+    service: EnrolmentService,
+    renewals: RenewalService,
+    downloads: Downloads | None = None,
+    offload: Offload | None = None,
+) -> FastAPI:
+    """Return the ASGI application; without `downloads` it serves no blobs, without `offload` it runs no models."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.get(CA_PATH)
@@ -81,6 +88,8 @@ def create_app(service: EnrolmentService, renewals: RenewalService, downloads: D
 
     if downloads is not None:
         downloads.add_to(app)
+    if offload is not None:
+        offload.add_to(app)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:

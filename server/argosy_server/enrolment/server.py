@@ -1,4 +1,4 @@
-"""The coordinator's HTTPS port, in a thread of its own: boards join there, renew their certificates, download blobs.
+"""The coordinator's HTTPS port, in a thread of its own: boards join, renew, download blobs, have models run.
 
 TLS 1.3 under a certificate of our own CA. A client may show a certificate of that CA and need not: a board that joins
 has none yet, and one that was away for long has none that is good. A blob is given to none but the device that the
@@ -32,6 +32,7 @@ from argosy_server.enrolment.app import create_app
 from argosy_server.enrolment.rate import Doorkeeper
 from argosy_server.enrolment.renewal import RenewalService
 from argosy_server.enrolment.service import Brokers, EnrolmentService
+from argosy_server.offload import Offload
 from argosy_server.store import Store
 from argosy_server.store.enrolments import APPROVAL_S
 from argosy_server.store.renewals import GRACE_S
@@ -61,14 +62,15 @@ class EnrolmentServer:
         brokers: Brokers,
         advertise: str | None = None,
         downloads: Downloads | None = None,
+        offload: Offload | None = None,
         approval_s: float = APPROVAL_S,
         grace_s: float = GRACE_S,
         life: timedelta = x509.DEVICE_LIFE,
     ) -> None:
         """Listen on `host`:`port` (0: a free one). Devices are told to come to `advertise`, by default the first of
         `hosts`, this machine's names and addresses; `brokers` gives the addresses of the broker at each enrolment.
-        Without `downloads` no blob is served. Requests wait `approval_s` seconds for an operator. Devices get
-        certificates of `life`, and may renew one until `grace_s` seconds after its end.
+        Without `downloads` no blob is served, without `offload` no model is run. Requests wait `approval_s` seconds for
+        an operator. Devices get certificates of `life`, and may renew one until `grace_s` seconds after its end.
         """
         self._ca = ca
         self._clock = clock
@@ -76,6 +78,7 @@ class EnrolmentServer:
         self._hosts = list(hosts)
         self._advertise = advertise
         self._downloads = downloads
+        self._offload = offload
         doorkeeper = Doorkeeper(clock)
         self._service = EnrolmentService(
             store, ca, doorkeeper=doorkeeper, brokers=brokers, approval_s=approval_s, life=life
@@ -132,9 +135,11 @@ class EnrolmentServer:
         context.verify_mode = ssl.CERT_OPTIONAL
         self._listener = _listen(*self._wanted)
         self._port = cast("int", self._listener.getsockname()[1])
-        self._server = uvicorn.Server(_config(create_app(self._service, self._renewals, self._downloads), context))
+        self._server = uvicorn.Server(_config(self._app(), context))
         self._thread = threading.Thread(target=self._serve, name="enrolment", daemon=True)
         self._thread.start()
+        if self._offload is not None:
+            self._offload.start()
         ends = self._clock.monotonic() + START_TIMEOUT_S
         while not self._server.started:
             self._thread.join(_POLL_S)
@@ -159,6 +164,11 @@ class EnrolmentServer:
             self._listener = None
         if self._downloads is not None:
             self._downloads.close()
+        if self._offload is not None:
+            self._offload.stop()
+
+    def _app(self) -> FastAPI:
+        return create_app(self._service, self._renewals, self._downloads, self._offload)
 
     def _origin(self, host: str) -> str:
         return f"https://{f'[{host}]' if ':' in host else host}:{self._port}"
@@ -204,7 +214,11 @@ def _is_loopback(host: str) -> bool:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=128)
+        # handed on to connections: asyncio does it only for sockets that say their protocol, and without it the body of
+        # an answer waits 40 ms for the client to acknowledge the head
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(port=port, host=host, purpose="enrolment", setting="enrolment.port") from None

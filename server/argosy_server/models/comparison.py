@@ -15,7 +15,7 @@ from argosy_common.artefact.golden import unpack_golden
 from argosy_common.errors import ArgosyError, ExportToolsMissing
 from argosy_server.models.onnx_file import OnnxModel
 
-FIELDS = ("input", "output", "exits", "preprocessing", "labels", "codec", "secure", "backends")
+FIELDS = ("input", "output", "exits", "exit_confidence", "preprocessing", "labels", "codec", "secure", "backends")
 
 
 def compared(old: Path, new: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from argosy_common.artefact.manifest import Blob, Golden, Image, Manifest, Standardise, Tensor
+from argosy_common.artefact.sketch import MAX_CHANNELS, Sketch
 from argosy_common.errors import ArtefactInvalid
 from argosy_server.models.settings import first_fault
 
@@ -39,9 +40,11 @@ class Draft(BaseModel):
     input: Tensor
     output: Tensor
     exits: list[Tensor] = []
+    exit_confidence: float | None = None
     preprocessing: Annotated[Standardise | Image, Field(discriminator="kind")] | None = None
     labels: list[str] = []
     backends: list[str] = []
+    seen: Sketch | None = None
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Self:
@@ -58,6 +61,13 @@ class Draft(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the draft as plain data."""
         return self.model_dump(mode="json")
+
+    def with_seen(self, seen: Sketch | None) -> Draft:
+        """Return the draft with what devices trained on, where they said so and it is of inputs such as these."""
+        rows = max(1, min(self.input.shape[0] if self.input.shape else 1, MAX_CHANNELS))
+        if seen is None or len(seen.channels) != rows:
+            return self
+        return self.model_copy(update={"seen": seen})
 
     def manifest(
         self, name: str, version: int, *, at: datetime, parent: int | None = None, origin: Origin | None = None

@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from argosy_common.artefact.golden import agrees, pack_golden
 from argosy_common.artefact.manifest import Blob, Golden, Tensor
+from argosy_common.artefact.sketch import Sketch
+from argosy_common.drift import LEAST, Drawing
 from argosy_common.errors import ArtefactInvalid, ExportToolsMissing, ModelExportFailed, OnnxRefused
 from argosy_server.models.draft import Draft
 from argosy_server.models.settings import Description, TensorSettings
@@ -28,6 +30,7 @@ Array = NDArray[Any]
 MOST_GOLDEN = 8
 _GOLDEN_BYTES = 1024 * 1024
 """About so many bytes of inputs travel to each board with a model."""
+_BATCH = 32
 _SEED = 20
 _DTYPES = {
     "tensor(float)": "float32",
@@ -43,7 +46,8 @@ def examine(path: Path, described: Description, samples: ArrayLike | None = None
     """Check the ONNX file at `path`; return its draft and the blob of its golden vectors.
 
     Args:
-        samples: inputs for the golden vectors, (count, *shape); None: random ones, always the same.
+        samples: inputs for the golden vectors, (count, *shape); None: random ones, always the same. Of so many that
+            drift can be told by them (`argosy_common.drift.LEAST`), a sketch is made.
 
     Raises:
         OnnxRefused: no board could use it, and why.
@@ -68,9 +72,11 @@ def examine(path: Path, described: Description, samples: ArrayLike | None = None
         input=given,
         output=tensors[0],
         exits=tensors[1:],
+        exit_confidence=described.exit_confidence,
         preprocessing=described.preprocessing,
         labels=described.labels,
         backends=described.backends,
+        seen=_sketch(model, given, name, samples),
     )
     try:
         draft.manifest("check", 1, at=datetime.now(UTC))
@@ -184,6 +190,17 @@ def _as_inputs(given: Tensor, samples: ArrayLike) -> Array:
         why = f"its samples have the shape {list(inputs.shape)}; they need finite numbers of (count, *{given.shape})"
         raise ModelExportFailed(why=why)
     return inputs.astype(given.dtype)
+
+
+def _sketch(model: OnnxModel, given: Tensor, name: str, samples: ArrayLike | None) -> Sketch | None:
+    """Return what the model sees and says on the samples; None where they are too few to tell drift by."""
+    if samples is None or len(inputs := _as_inputs(given, samples)) < LEAST:
+        return None
+    drawing = Drawing.empty(given.shape[0] if given.shape else 1)
+    for at in range(0, len(inputs), _BATCH):
+        batch = inputs[at : at + _BATCH]
+        drawing.add(batch, model.run(batch, [name])[0])
+    return drawing.sketch()
 
 
 def _dtype_of(array: Array, name: str) -> Any:  # noqa: ANN401  (one of the manifest's dtypes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from argosy_common import x509
 from argosy_common.artefact.manifest import MAX_BYTES, Blob, Manifest
@@ -43,6 +44,7 @@ class ModelRegistry:
         self._blobs = blobs
         self._ca = ca
         self._clock = clock
+        self._verified: dict[str, Manifest] = {}
 
     def add(self, name: str, draft: Draft, origin: Origin, *, actor: str) -> ModelRow:
         """Sign a draft as the next version of `name` and keep it.
@@ -81,6 +83,24 @@ class ModelRegistry:
         return Signer(
             x509.subject_cn(certificate), x509.serial_text(certificate), certificate.not_valid_after_utc, fault
         )
+
+    def signed(self, reference: str) -> tuple[Manifest, Path]:
+        """Return the manifest of a version whose signature holds, and the file of its model.
+
+        Raises:
+            ModelNotFound: there is no such version.
+            SignatureInvalid: boards would not take it for good.
+            BlobUnknown: the file is not here.
+        """
+        manifest = self._verified.get(reference)
+        if manifest is None:
+            row = self._store.models.get(reference)
+            if fault := self.signer(row).fault:
+                raise SignatureInvalid(why=fault)
+            manifest = Manifest.parse(row.manifest)
+            if reference == manifest.reference:  # what `name` alone means changes
+                self._verified[reference] = manifest
+        return manifest, self._blobs.path(bytes.fromhex(manifest.onnx.digest))
 
     def part(self, row: ModelRow, part: str) -> bytes | Blob:
         """Return a part of a version by its name in `artefact.FILES`: its bytes, or the blob that they are in."""

@@ -31,6 +31,7 @@ from argosy_common.logs import get_logger
 from argosy_common.wire.bodies import Body, ModelState
 from argosy_common.wire.envelope import Envelope
 from argosy_server.models.deploys import Deploys
+from argosy_server.models.drifting import Drift
 from argosy_server.models.rollout import (
     FAILED,
     GOING_BACK,
@@ -199,6 +200,23 @@ class Rollouts:
             names = {row.device: row.name for row in self._store.devices.list()}
             devices = [self._device_view(held, each, names.get(each, each)) for each in sorted(held.rollout.members)]
             return {**self._view(held), "devices": sorted(devices, key=lambda it: str(it["name"]))}
+
+    def drifts(self) -> list[Drift]:
+        """Return what boards last told of the drift of the versions that are out, a version each."""
+        with self._lock:
+            found: dict[str, dict[str, float]] = {}
+            governed: set[tuple[str, str]] = set()
+            for held in reversed(self._held.values()):
+                rollout = held.rollout
+                for device, member in rollout.members.items():
+                    if (rollout.name, device) in governed:
+                        continue
+                    governed.add((rollout.name, device))
+                    row = held.seen.get(device)
+                    drift = row.report.get("drift") if row else None
+                    if drift is not None and member.in_force is not None:
+                        found.setdefault(f"{rollout.name}:{member.in_force}", {})[device] = float(drift)
+            return [Drift(model, by_device) for model, by_device in sorted(found.items())]
 
     # --- for devices
 

@@ -41,6 +41,8 @@ class Description(_Table):
     output: TensorSettings = TensorSettings()
     exits: Annotated[list[str], Field(max_length=8)] = []
     """Names of the outputs of early exits, the earliest first."""
+    exit_confidence: Annotated[float, Field(gt=0, le=1.0)] | None = None
+    """How sure an exit must be for a board to stop there; None: boards do not use the exits."""
     preprocessing: Annotated[Standardise | Image, Field(discriminator="kind")] | None = None
     backends: Annotated[list[Name], Field(max_length=32)] = []
     """Only these may run it; empty: any."""

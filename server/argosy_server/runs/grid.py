@@ -29,6 +29,7 @@ from argosy_common.flower.courier import Late
 from argosy_common.flower.messages import MessageDumper, load_message, round_of
 from argosy_common.flower.rounds import device_id, is_phase
 from argosy_common.flower.secure import HOLDER
+from argosy_common.flower.seen import Seen
 from argosy_common.flower.streaming import Accept, as_it_is
 from argosy_common.logs import get_logger
 from argosy_common.straggler.conditions import Condition
@@ -94,6 +95,8 @@ class EdgeGrid(Grid):
         self._phases: dict[str, Phase] = {}
         """Of each instruction that somebody may still ask for."""
         self._holdings = Holdings(port.release)
+        self.seen = Seen()
+        """What devices say that they trained on."""
         self._hungry_since: float | None = None
         self._asked_at = float("-inf")
 
@@ -311,6 +314,7 @@ class EdgeGrid(Grid):
         self._holdings.hold(reply)
         if reply.has_error():
             raise AppRaised(why=reply.error.reason)
+        self.seen.take(sent.device, reply)
         self._check_shapes(sent, reply)
         return compat.addressed(reply, sent.head)
 

@@ -25,6 +25,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from argosy_common import bundle, ipc, logs
+from argosy_common.artefact.sketch import Sketch
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.bundle import AppManifest
 from argosy_common.clock import Clock, SystemClock
@@ -149,7 +150,7 @@ def main() -> None:
     port.start()
     store = BlobStore(Path(assignment.store))
     observer = RunObserver(port, store, assignment.rounds)
-    error, stopped = None, False
+    error, stopped, seen = None, False, None
     try:
         edge = EdgeGrid(
             port=port,
@@ -160,6 +161,7 @@ def main() -> None:
             wanted=lambda: observer.wanted,
         )
         _run(assignment, _layered(edge, assignment, port, observer), observer, store)
+        seen = edge.seen.sketch()
     except RunStopped:
         stopped = True
     except ArgosyError as caught:
@@ -171,15 +173,21 @@ def main() -> None:
     final = observer.final_model
     with contextlib.suppress(ConnectionError):  # the daemon is gone; it will call the run interrupted
         if final is not None and error is None and not stopped:
-            _export(assignment, final, store, port, clock)
+            _export(assignment, final, store, port, clock, seen=seen)
         port.finished(error, stopped=stopped, final_model=final.digest if final else None)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if error is None else 1)  # an app may have left threads that would keep the process
 
 
-def _export(assignment: Assignment, final: BlobRef, store: BlobStore, port: DaemonPort, clock: Clock) -> None:
-    """Have the app export its final arrays as a model, if it says how; a failure is told, and is not the run's."""
+def _export(
+    assignment: Assignment, final: BlobRef, store: BlobStore, port: DaemonPort, clock: Clock, *, seen: Sketch | None
+) -> None:
+    """Have the app export its final arrays as a model, if it says how; a failure is told, and is not the run's.
+
+    Args:
+        seen: what the devices trained on, where they said so; it stands in the manifest.
+    """
     folder = Path(assignment.folder)
     try:
         settings = ModelSettings.of_app(AppManifest.read(folder / "app"))
@@ -199,7 +207,7 @@ def _export(assignment: Assignment, final: BlobRef, store: BlobStore, port: Daem
         traceback.print_exc()
         port.event("model-not-exported", error=error.to_wire())
     else:
-        port.model(settings.name, draft.to_wire())
+        port.model(settings.name, draft.with_seen(seen).to_wire())
 
 
 def _end_orphan() -> None:

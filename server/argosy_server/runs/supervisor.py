@@ -16,14 +16,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.blobs.store import storage_errors
-from argosy_common.bundle import AppManifest, fuse_config, unpack
+from argosy_common.bundle import AppManifest, Scalar, fuse_config, unpack
 from argosy_common.clock import Clock
 from argosy_common.errors import (
     ArgosyError,
@@ -60,6 +60,8 @@ LIFE_CHECK_S = 0.5
 """How often a silent run process is looked at: it may be dead while a child of its own holds the channel open."""
 _PAGE = 1000
 ACTIVE = ("pending", "running")
+_Settled = tuple[dict[str, Scalar], dict[str, Any]]
+"""A run's configuration and its options, as they are kept."""
 
 
 @dataclass
@@ -146,6 +148,32 @@ class RunSupervisor:
             AsyncUnsuitable: it cannot be both secure and asynchronous.
             ModelSettingsInvalid: [tool.argosy.model] has a key or value that is not known.
         """
+
+        def settled(manifest: AppManifest) -> _Settled:
+            fused = fuse_config(manifest.config, _with_rounds(manifest.config, rounds, config))
+            return fused, {"rounds": rounds, **fuse_layers(manifest, layers, self._fleet)}
+
+        return self._launch(bundle, settled)
+
+    def repeat(self, run: int) -> int:
+        """Start a run again as it was, with the fleet list of today; return the new run's number.
+
+        Raises:
+            RunNotFound: there is no such run.
+            BlobUnknown, BlobCorrupt, AppBundleInvalid: its app is not here any more.
+        """
+        row = self._store.runs.get(run)
+
+        def settled(_manifest: AppManifest) -> _Settled:
+            options = dict(row.options)
+            if "secure" in options:
+                options["secure"] = {**options["secure"], "fleet": self._fleet()[1]}
+            return dict(row.run_config), options
+
+        return self._launch(BlobRef(bytes.fromhex(row.app_digest), row.app_size), settled)
+
+    def _launch(self, bundle: BlobRef, settled: Callable[[AppManifest], _Settled]) -> int:
+        """Record and start a run; `settled` returns its configuration and its options."""
         if not self._blobs.has(bundle.digest):
             raise BlobUnknown(peer="the coordinator", digest=bundle.hex)
         with self._lock:
@@ -155,8 +183,7 @@ class RunSupervisor:
             unpack(self._blobs.checked(bundle.digest), staging)
             manifest = AppManifest.read(staging)
             ModelSettings.of_app(manifest)
-            fused = fuse_config(manifest.config, _with_rounds(manifest.config, rounds, config))
-            options = {"rounds": rounds, **fuse_layers(manifest, layers, self._fleet)}
+            fused, options = settled(manifest)
             run = self._store.runs.create(
                 app_name=manifest.name,
                 app_digest=bundle.hex,
@@ -169,7 +196,7 @@ class RunSupervisor:
             try:
                 with storage_errors(self.folder(run)):
                     staging.replace(private_folder(self.folder(run)) / "app")
-                self._spawn(self._store.runs.get(run), rounds)
+                self._spawn(self._store.runs.get(run), options["rounds"])
             except ArgosyError as error:
                 self._never_began(run, error)
                 raise

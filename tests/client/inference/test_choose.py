@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -41,7 +42,7 @@ class Odd(Fp32):
         self._does = does
 
     def open(self, material: Material) -> OddSession:  # type: ignore[override]  # a session all the same
-        if self._does == "raise":
+        if self._does == "raise" or (self._does == "raise when served" and serving()):
             raise RuntimeError("out of luck")
         return OddSession(self._does, material)
 
@@ -52,17 +53,29 @@ class OddSession:
     def __init__(self, does: str, material: Material) -> None:
         self._does = does
         self._right = Fp32().open(material)
+        self._known: dict[bytes, Array] = {}
 
     def run(self, batch: Array) -> Array:
-        if self._does == "crash":
+        if self._does == "crash" or (self._does == "crash when served" and serving()):
             os.kill(os.getpid(), signal.SIGSEGV)
         if self._does == "hang":
             time.sleep(600)
+        if "when served" in self._does:  # and until then it is the fastest
+            key = batch.tobytes()
+            if key not in self._known:
+                self._known[key] = self._right.run(batch)
+            return self._known[key]
         outputs = self._right.run(batch).astype(np.float32)
         return outputs * np.float32({"wrong": 1.1, "nan": np.nan}.get(self._does, 1.0))
 
     def close(self) -> None:
         self._right.close()
+
+
+def serving() -> bool:
+    """Tell whether this is the inference process, and not a trial."""
+    spec = sys.modules["__main__"].__spec__
+    return spec is not None and spec.name == "argosy_client.inference.process"
 
 
 def figures(name: str, p95: float, *, rss: float = 50.0, refused: str = "") -> Figures:

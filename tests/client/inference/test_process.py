@@ -23,6 +23,7 @@ from argosy_client.inference.folder import ONNX
 from argosy_client.inference.host import InferenceHost
 from argosy_common.artefact.golden import pack_golden
 from argosy_common.errors import ArtefactInvalid, InferenceUnreachable, InputInvalid, ModelMissing, NoBackend
+from tests.client.inference.test_choose import plug_in
 from tests.models import LABELS, answers, network, put, windows
 from tests.waiting import until
 
@@ -127,6 +128,30 @@ def test_after_a_power_cut_the_last_good_version_is_served_without_anybody(model
     host = make_host()
     assert host.stats() == []
     with pytest.raises(ModelMissing):
+        host.load("har")
+
+
+@pytest.mark.parametrize(("does", "restarts"), [("raise when served", 0), ("crash when served", 2)])
+def test_a_backend_that_fails_only_where_it_is_to_serve_gives_way_to_the_next_best(
+    make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, restarts: int
+) -> None:
+    plug_in(tmp_path, monkeypatch, does)
+    put(tmp_path / "models", network(), 1, backends=["odd", "onnxruntime"])
+    host = make_host()
+    (told,) = host.stats()
+    assert told["backend"] == "onnxruntime"
+    assert ("out of luck" if restarts == 0 else "took the inference process with it") in told["unavailable"]["odd"]
+    assert host.restarts == restarts
+
+
+def test_where_nothing_runs_the_version_in_force_any_more_the_one_before_answers(
+    models: Path, make_host: MakeHost
+) -> None:
+    put(models, network(1), 1)
+    put(models, network(2), 2, previous=1, backends=["hailo"])
+    host = make_host()
+    assert host.stats()[0]["version"] == 1
+    with pytest.raises(NoBackend, match="hailo"):
         host.load("har")
 
 

@@ -187,3 +187,26 @@ def test_pictures_are_read_scaled_and_standardised(tmp_path: Path) -> None:
             picture(made, data)
     with pytest.raises(InputInvalid):
         prepared(made, np.zeros((8, 10, 3), np.float32))
+
+
+class Away(Held):
+    """A session that has somebody else answer."""
+
+    away_s = 0.0
+
+    def run_by(self, batch: Array, deadline: float) -> Array:  # noqa: ARG002  (of `Placed`)
+        self.away_s += 0.2
+        time.sleep(0.2)
+        return np.zeros((len(batch), 6), np.float32)
+
+    def counts(self) -> dict[str, int]:
+        return {"remote": 1}
+
+
+def test_what_somebody_else_takes_is_told_and_does_not_count_against_this_boards_training(manifest: Manifest) -> None:
+    one, serving = loaded(manifest, Away()), Serving()
+    serving.put(one)
+    serving.infer("har", windows(1))
+    told = one.stats()
+    assert told["remote"] == 1
+    assert one.pace()["p95_ms"] < told["p95_ms"]

@@ -12,7 +12,7 @@ from argosy_client.models.inference import Loaded, Served
 from argosy_client.models.store import CURRENT, MODEL, ModelStore
 from argosy_common.blobs import BlobStore
 from argosy_common.blobs.exchange import BlobExchange
-from argosy_common.errors import ModelMisfit
+from argosy_common.errors import InferenceUnreachable, ModelMisfit
 from argosy_common.wire.bodies import Body, ModelState
 from tests.artefacts import BAD, Artefact, Authority
 
@@ -39,11 +39,14 @@ class Judge:
         self.served_now: Served | None = None
         self.crash: Exception | None = None
         """Raised by the next load."""
+        self.gone = False
 
     def load(self, name: str) -> Loaded:
         if self.crash is not None:
             crash, self.crash = self.crash, None
             raise crash
+        if self.gone:
+            raise InferenceUnreachable(path="s", why="no process runs")
         version = json.loads((self.folder / name / CURRENT).read_text())["version"]
         if (self.folder / name / str(version) / MODEL).read_bytes().startswith(BAD):
             raise ModelMisfit(model=f"{name}:{version}", why="its golden outputs differ")
@@ -51,6 +54,8 @@ class Judge:
         return Loaded(backend="judge", ran_on="CPU", p95_ms=1.5)
 
     def unload(self, name: str) -> None:
+        if self.gone:
+            raise InferenceUnreachable(path="s", why="no process runs")
         self.runs.pop(name, None)
 
     def served(self, name: str) -> Served | None:  # noqa: ARG002  (the protocol's)

@@ -10,7 +10,7 @@ import pytest
 
 from argosy_client.models.arrival import Task
 from argosy_client.models.deployment import RESUME, TRANSITIONS, Deployment, State
-from argosy_client.models.deployments import MAX_ATTEMPTS
+from argosy_client.models.deployments import MAX_ATTEMPTS, REPORT_S
 from argosy_client.models.inference import NoInference, Served
 from argosy_client.models.store import MANIFEST, MODEL
 from argosy_common.artefact.signature import Purpose
@@ -177,14 +177,35 @@ def test_reports_come_with_their_period_while_the_probation_lasts(board: Board) 
     board.deploy(artefact(1), probation_s=25.0, report_s=10.0)
     board.said.clear()
     board.judge.served_now = Served(requests=7, errors=1, p95_ms=3.0, drift=0.2)
-    for _ in range(60):
+    pass_time(board, 60)
+    assert [(each.requests, each.p95_ms, each.drift) for each in board.said] == [(7, 3.0, 0.2)] * 3
+
+
+def test_where_nothing_can_run_models_now_that_is_told_and_holds_nothing_up(board: Board) -> None:
+    board.judge.gone = True
+    said = board.deploy(artefact(1))
+    assert (said.state, code(said), said.in_force) == ("rolled-back", "inference-unreachable", None)
+
+
+def test_after_the_probation_reports_are_rare_and_failed_requests_put_nothing_out_of_force(board: Board) -> None:
+    board.deploy(artefact(1), probation_s=5.0, report_s=5.0, max_errors=0.1)
+    board.judge.served_now = Served(requests=7, drift=0.2)
+    pass_time(board, 10)
+    board.said.clear()
+    board.judge.served_now = Served(requests=100, errors=90, drift=0.6)
+    pass_time(board, 3 * int(REPORT_S))
+    assert [(each.state, each.drift) for each in board.said] == [("active", 0.6)] * len(board.said)
+    assert len(board.said) in (2, 3)
+
+
+def pass_time(board: Board, seconds: int) -> None:
+    for _ in range(seconds):
         board.clock.now += 1
         board.deployments.tick()
         while not board.deployments._work.empty():
             work = board.deployments._work.get()
             assert work is not None
             work()
-    assert [(each.requests, each.p95_ms, each.drift) for each in board.said] == [(7, 3.0, 0.2)] * 3
 
 
 def test_after_a_restart_what_was_in_force_is_with_nobody_to_ask(board: Board) -> None:

@@ -170,6 +170,10 @@ class RowsCoordinator:
             options=options,
         )
 
+    def repeat_run(self, run: int) -> int:
+        row = self.store.runs.get(run)
+        return self._create(BlobRef(bytes.fromhex(row.app_digest), row.app_size), row.run_config, row.options)
+
     def stop_run(self, run: int) -> None:
         self.finish(run, RunStatus.STOPPED)
 

@@ -186,6 +186,20 @@ def test_run_list_and_show_tell_rounds_and_errors_with_remedies(
     }
 
 
+def test_a_run_is_started_again_as_it_was(argosy: Argosy, coordinator: RowsCoordinator, server: AdminServer) -> None:
+    run = coordinator.add_run(status=RunStatus.FINISHED)
+    again = int(argosy("run", "repeat", str(run)).stdout)
+    first, second = coordinator.store.runs.get(run), coordinator.store.runs.get(again)
+    assert again != run
+    assert (first.app_digest, first.run_config, first.options) == (
+        second.app_digest,
+        second.run_config,
+        second.options,
+    )
+    assert "run.repeat" in argosy("audit").stdout
+    assert argosy("run", "repeat", "99").returncode == RunNotFound.exit_code
+
+
 def test_watching_a_run_that_is_over_prints_it_and_exits_by_its_end(
     argosy: Argosy, server: AdminServer, coordinator: RowsCoordinator
 ) -> None:

@@ -73,9 +73,9 @@ class Bench:
             resend_s=5.0,
         )
 
-    def add(self, *versions: int, name: str = "har") -> None:
+    def add(self, *versions: int, name: str = "har", run: int | None = None) -> None:
         for version in versions:
-            made = artefact(version, name=name)
+            made = artefact(version, name=name, run=run)
             self.store.models.add(name, partial(self._row, made), actor="test")
 
     def _row(self, made: Artefact, _version: int, _parent: int | None) -> SignedManifest:

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from argosy_common.errors import ReplyInvalid, SecureUnsuitable
 from argosy_common.flower.secure.vectors import update_vector
+from argosy_common.flower.seen import SEEN
 from argosy_common.secagg.client import ClientUpdate
 from argosy_common.secagg.limbs import MOST_METRIC
 from argosy_common.secagg.messages import Slot
@@ -44,7 +45,7 @@ def client_update(reply: Message, base: ArrayRecord | None, *, weight_key: str, 
     examples = metrics.get(weight_key)
     if not isinstance(examples, int | float) or not math.isfinite(examples) or examples < 0:
         raise ReplyInvalid(why=f"its metric '{weight_key}' is not a number of examples")
-    others = {name: value for name, value in sorted(metrics.items()) if name != weight_key}
+    others = {name: value for name, value in sorted(metrics.items()) if name not in (weight_key, SEEN)}
     layout = tuple(_layout(others))
     _require_finite(others)
     flat = tuple(float(each) for value in others.values() for each in (value if isinstance(value, list) else [value]))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from argosy_server.api.context import Caller, Context
 from argosy_server.api.views import View, device_view, token_view
 from argosy_server.settings import SiteName
-from argosy_server.store import DeviceState
+from argosy_server.store import DeviceRow, DeviceState
 
 router = APIRouter()
 
@@ -75,18 +75,32 @@ def revoke_token(token: str, context: Context, caller: Caller) -> View:
     return token_view(row)
 
 
+def _device(row: DeviceRow, context: Context) -> View:
+    return device_view(row, context.port.presence(row.device), _drift(context).get(row.device, {}))
+
+
+def _drift(context: Context) -> dict[str, dict[str, float]]:
+    """Return how far what each device's models see is from what they were trained on: by device, by model."""
+    found: dict[str, dict[str, float]] = {}
+    for drift in context.port.rollouts.drifts():
+        for device, distance in drift.by_device.items():
+            found.setdefault(device, {})[drift.model] = distance
+    return found
+
+
 @router.get("/devices")
 def list_devices(context: Context) -> View:
     """Return all devices with their presence."""
-    port = context.port
-    return {"devices": [device_view(row, port.presence(row.device)) for row in port.store.devices.list()]}
+    drift = _drift(context)
+    rows = context.port.store.devices.list()
+    return {"devices": [device_view(row, context.port.presence(row.device), drift.get(row.device, {})) for row in rows]}
 
 
 @router.get("/devices/{key:path}")
 def show_device(key: str, context: Context) -> View:
     """Return the device of that id, name or unambiguous beginning of an id."""
     row = context.port.store.devices.get(key)
-    return device_view(row, context.port.presence(row.device))
+    return _device(row, context)
 
 
 @router.post("/devices/{key:path}/approve")
@@ -94,14 +108,14 @@ def approve_device(key: str, context: Context, caller: Caller) -> View:
     """Let a device in that waits, or one that was rejected or revoked."""
     row = context.port.store.devices.decide(key, "approve", caller)
     context.port.readmit(row.device)
-    return device_view(row, context.port.presence(row.device))
+    return _device(row, context)
 
 
 @router.post("/devices/{key:path}/reject")
 def reject_device(key: str, context: Context, caller: Caller) -> View:
     """Turn a device away that waits; nothing was issued to it."""
     row = context.port.store.devices.decide(key, "reject", caller)
-    return device_view(row, context.port.presence(row.device))
+    return _device(row, context)
 
 
 @router.post("/devices/{key:path}/revoke")
@@ -112,18 +126,18 @@ def revoke_device(key: str, context: Context, caller: Caller) -> View:
     if row.state is not DeviceState.REVOKED:
         row = store.devices.decide(row.device, "revoke", caller)
     done = context.port.shut_out(row.device)
-    return {**device_view(row, context.port.presence(row.device)), **done}
+    return {**_device(row, context), **done}
 
 
 @router.post("/devices/{key:path}/rename")
 def rename_device(key: str, wanted: NewName, context: Context, caller: Caller) -> View:
     """Give a device a name that stays."""
     row = context.port.store.devices.rename(key, wanted.name, caller)
-    return device_view(row, context.port.presence(row.device))
+    return _device(row, context)
 
 
 @router.post("/devices/{key:path}/tag")
 def tag_device(key: str, wanted: TagChanges, context: Context, caller: Caller) -> View:
     """Add and remove tags."""
     row = context.port.store.devices.tag(key, caller, add=wanted.add, remove=wanted.remove)
-    return device_view(row, context.port.presence(row.device))
+    return _device(row, context)

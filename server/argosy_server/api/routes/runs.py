@@ -84,6 +84,14 @@ def start_run(wanted: NewRun, context: Context, caller: Caller) -> View:
     return {"run": run, **{name: options.get(name) for name in ("secure", "straggler")}}
 
 
+@router.post("/runs/{run}/repeat", status_code=201)
+def repeat_run(run: int, context: Context, caller: Caller) -> View:
+    """Start a run again: the same app and configuration."""
+    again = context.port.repeat_run(run)
+    context.port.store.audit.write(caller, "run.repeat", f"run {again}", repeats=run)
+    return {"run": again, "repeats": run}
+
+
 @router.get("/runs")
 def list_runs(context: Context) -> View:
     """Return all runs, oldest first."""

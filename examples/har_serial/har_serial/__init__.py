@@ -1,0 +1,1 @@
+"""What a wearer does, from an inertial sensor on a serial line: read, windowed, inferred, published by MQTT."""

@@ -19,7 +19,7 @@ from argosy_server.local_fleet import LocalFleet, _variables, wait_until
 from tests.artefacts import artefact
 from tests.fleets import add_model, data_of
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 
 def argosy(fleet: LocalFleet, *words: str) -> dict[str, Any]:

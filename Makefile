@@ -25,7 +25,7 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/pip
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing Argosy and the developers' tools into $(VENV) (a minute or two) …"
-	$(PIP) --editable '.[server,client,provisioning,inference,export,examples,dev]'
+	$(PIP) --editable '.[server,postgres,client,provisioning,inference,export,examples,dev]'
 	@touch $@ $(VENV)/.run
 
 demo: $(VENV)/.run ## ten devices on this machine learn to recognise human activity together

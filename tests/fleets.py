@@ -8,13 +8,19 @@ import signal
 from typing import Any, Self
 
 from argosy_client.identity import RECORD, Enrolment
+from argosy_common.artefact.signature import SIGNER, Purpose, Signature, sign
+from argosy_common.blobs import BlobStore
 from argosy_common.clock import SystemClock
 from argosy_common.link import Delivery, Link, LinkSettings, TlsFiles
 from argosy_common.wire.bodies import Body
 from argosy_common.wire.envelope import Envelope, decode
 from argosy_common.wire.topics import DeviceTopics
 from argosy_common.x509 import COORDINATOR
+from argosy_server.ca import CertificateAuthority
 from argosy_server.local_fleet import LocalFleet
+from argosy_server.store import Store
+from argosy_server.store.models import SignedManifest
+from tests.artefacts import Artefact
 from tests.cable import Cable
 
 
@@ -25,6 +31,24 @@ def data_of(fleet: LocalFleet, run: int, name: str, **wanted: object) -> list[di
         for event in fleet.events(run)
         if event["name"] == name and all(event["data"].get(key) == value for key, value in wanted.items())
     ]
+
+
+def add_model(fleet: LocalFleet, made: Artefact, signature: Signature | None = None) -> str:
+    """Put a version into the coordinator's registry, as an export would, signed by the coordinator unless given."""
+    state, clock = fleet.folder / "coordinator", SystemClock()
+    key, chain = CertificateAuthority.open(state / "ca", clock).signer(SIGNER)
+    signed = signature or sign(key, chain, Purpose.MANIFEST, made.manifest.canonical())
+    digests = [BlobStore(state / "blobs").put_bytes(blob).hex for blob in made.blobs]
+
+    def row(version: int, _parent: int | None) -> SignedManifest:
+        assert version == made.manifest.version
+        return SignedManifest(
+            made.manifest.canonical(), signed.model_dump(), digests[0], digests[1], run=None, round=None
+        )
+
+    with Store.open(f"sqlite:///{state / 'coordinator.db'}", clock) as store:
+        store.models.add(made.manifest.name, row, actor="a test")
+    return made.manifest.reference
 
 
 def behind_a_cable(fleet: LocalFleet, name: str) -> Cable:

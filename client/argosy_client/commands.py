@@ -244,6 +244,20 @@ def check(
         raise error
 
 
+@app.command(epilog=examples("argosy-device bugreport .", "argosy-device bugreport /tmp/board.tar.gz"))
+def bugreport(
+    target: Annotated[Path, typer.Argument(help="The file to write, or a folder that gets one.", metavar="FILE")],
+    state_dir: StateDir = None,
+    config: Config = None,
+) -> None:
+    """Gather versions, settings, state, checks and the ends of logs for whoever is to find a fault; no secrets."""
+    from argosy_client.bug_report import write_report  # noqa: PLC0415  (as above)
+
+    settings = load_settings(config, state_dir=state_dir)
+    typer.echo(write_report(settings, target, read_status(settings).as_json(), SystemClock()))
+    typer.echo("Look through it before you hand it on: names, addresses and what apps wrote are in it.", err=True)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

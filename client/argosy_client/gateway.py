@@ -51,7 +51,7 @@ class Gateway:
         self._link = link
         self._names = names
         self._handlers: dict[type[Body], Callable[[Envelope, Any], None]] = {}
-        self._on_chunk: Callable[[bytes], None] = lambda _frame: None
+        self._on_chunk: Callable[[bytes], object] = lambda _frame: None
         link.subscribe(names.jobs, lambda each: self._receive(each, JOB_KINDS), qos=1, manual_ack=True)
         link.subscribe(names.control_down, lambda each: self._receive(each, CONTROL_KINDS), qos=1)
         link.subscribe(names.chunks_down, lambda each: self._on_chunk(each.payload), qos=0)
@@ -60,7 +60,7 @@ class Gateway:
         """Send bodies of this kind to `handler(envelope, body)`."""
         self._handlers[kind] = handler
 
-    def handle_chunks(self, handler: Callable[[bytes], None]) -> None:
+    def handle_chunks(self, handler: Callable[[bytes], object]) -> None:
         """Send chunk frames to `handler(frame)`."""
         self._on_chunk = handler
 

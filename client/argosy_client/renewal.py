@@ -64,11 +64,14 @@ TRANSITIONS: dict[tuple[Step, str], Step] = {
     (Step.ASKING, "early"): Step.RESTING,
     (Step.ASKING, "due"): Step.REQUESTING,
     (Step.RESTING, "rested"): Step.ASKING,
+    (Step.ASKING, "unknown"): Step.REQUESTING,
     (Step.REQUESTING, "answered"): Step.PROVING,
+    (Step.REQUESTING, "refused"): Step.ASKING,
     (Step.PROVING, "connected"): Step.ASKING,
     (Step.PROVING, "useless"): Step.ASKING,
 }
-"""`useless`: the broker refuses the new pair, or it has ended before it could be tried."""
+"""`useless`: the broker refuses the new pair, or it has ended before it could be tried. `unknown`: a coordinator that
+was restored from a backup does not know what was issued since; it takes a certificate that is shown."""
 
 
 class Connection(Protocol):
@@ -188,7 +191,13 @@ class Renewal:
         return 0.0
 
     def _ask(self) -> float:
-        standing = self._standing(self.enrolment.certificate_path)
+        try:
+            standing = self._standing(self.enrolment.certificate_path)
+        except RenewalRefused as error:
+            log.warning("renewal.unknown", why=error.message)
+            self._ended = False
+            self._follow("unknown")
+            return 0.0
         self._backoff.reset()
         self._ended = standing.ended
         due = standing.due_in_s(self._jitter)
@@ -213,7 +222,11 @@ class Renewal:
         )
         # a certificate that has ended would end the handshake: then none is shown
         trust = x509.coordinator_trust(self._authority()) if self._ended else client_context(enrolment.tls_files())
-        answer = self._told(lambda address: send_renewal(address, enrolment.pin, trust, request))
+        try:
+            answer = self._told(lambda address: send_renewal(address, enrolment.pin, trust, request))
+        except _LAST_WORDS:
+            self._follow("refused")
+            raise
         renewing.keep(enrolment, asked, answer)
         with self._lock:
             self._candidate, self._refusals, self._tried = renewing.candidate(enrolment), 0, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from datetime import UTC, datetime
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -22,11 +23,13 @@ class BoundedConnection(H11Protocol):
     Attributes:
         device: the common name of the client's certificate, which TLS has verified; empty where none was shown.
         serial: that certificate's serial number, hexadecimal; empty where none was shown.
+        ends: when it ends; None where none was shown.
         gone: whether the connection has ended.
     """
 
     device = ""
     serial = ""
+    ends: datetime | None = None
     gone = False
     _end: asyncio.TimerHandle | None = None
 
@@ -38,6 +41,8 @@ class BoundedConnection(H11Protocol):
         certificate: dict[str, Any] = (tls.getpeercert() or {}) if tls is not None else {}
         self.device = _common_name(certificate)
         self.serial = certificate.get("serialNumber", "").lower().lstrip("0")
+        if ends := certificate.get("notAfter"):
+            self.ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
         self.app_state = {**self.app_state, STATE: self}
         self.go_on()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -144,6 +144,12 @@ class CertificateAuthority:
             self._keep(x509.COORDINATOR, key, found)
         return self._files(x509.COORDINATOR)
 
+    def own_ends(self) -> dict[str, datetime]:
+        """Return when each certificate that is kept here ends, by its name; the authority's two are not among them."""
+        above = {ROOT, INTERMEDIATE}
+        paths = [path for path in sorted(self.folder.glob("*.crt")) if path.stem not in above]
+        return {path.stem: x509.load_chain(path)[0].not_valid_after_utc for path in paths}
+
     def signer(self, name: str) -> tuple[x509.PrivateKey, str]:
         """Return a key that signs what devices run, and its chain (PEM), kept as `<name>.key` and `<name>.crt`.
 
@@ -191,6 +197,18 @@ class CertificateAuthority:
             raise StorageFailed(path=self.crl_path, why=error.strerror or error) from error
         return self.crl_path
 
+    def list_holds(self) -> bool:
+        """Tell whether brokers take the intermediate's list by the clock as it is: not one of the future.
+
+        Raises:
+            StorageFailed: it cannot be read.
+        """
+        try:
+            mine = _list_of(self.issuer, self.crl_path.read_bytes())
+        except OSError as error:
+            raise StorageFailed(path=self.crl_path, why=error.strerror or error) from error
+        return mine is not None and cx509.load_pem_x509_crl(mine).last_update_utc <= self._clock.wall()
+
     def _kept(self, name: str) -> tuple[x509.PrivateKey, cx509.Certificate | None]:
         """Return the key kept under `name` (a new one where there is none that works) and its certificate if usable."""
         try:
@@ -201,7 +219,9 @@ class CertificateAuthority:
             return x509.generate_key(), None
         fits = x509.same_key(chain[0], key.public_key()) and chain[1:] == [self.issuer]
         fits = fits and x509.issued_by(chain[0], self.issuer)
-        fresh = chain[0].not_valid_after_utc - self._clock.wall() > RENEW_BELOW
+        now = self._clock.wall()
+        # one of the future was made while the clock was wrong
+        fresh = chain[0].not_valid_after_utc - now > RENEW_BELOW and chain[0].not_valid_before_utc <= now
         return key, chain[0] if fits and fresh else None
 
     def _keep(self, name: str, key: x509.PrivateKey, certificate: cx509.Certificate) -> None:

@@ -37,6 +37,7 @@ from argosy_server.dispatcher import Dispatcher
 from argosy_server.downloads import Downloads
 from argosy_server.enrolment import EnrolmentServer
 from argosy_server.fleet_lists import FleetLists
+from argosy_server.floods import FloodGate, Floods
 from argosy_server.gateway import Gateway
 from argosy_server.inventories import Inventories
 from argosy_server.models import drifting
@@ -81,6 +82,8 @@ class Coordinator:
         crl = self.ca.write_crl(refused.serials)
         self._broker: Broker = open_broker(settings.broker, tls, state / "broker", clock=clock, rng=rng, crl=crl)
         self._shutting = threading.Lock()
+        self._floods = Floods(clock)
+        self._gate = FloodGate(self._floods, self.store.audit, shut_out=self.shut_out, let_in=self._let_in)
         self._broker.shut_out(refused.devices)
         self._registry = Registry(clock=clock, grace_s=settings.runs.grace_s)
         self._stopping = threading.Event()
@@ -97,7 +100,7 @@ class Coordinator:
         """
         self._broker.start()
         self._link = self._make_link()
-        self._gateway = Gateway(self._link, self.store, clock=self._clock, sink=SINK)
+        self._gateway = Gateway(self._link, self.store, clock=self._clock, sink=SINK, floods=self._floods)
         self._gateway.handle(Inventory, Inventories(self.store, clock=self._clock).take)
         self._dispatcher = Dispatcher(
             gateway=self._gateway,
@@ -217,9 +220,7 @@ class Coordinator:
         """See `CoordinatorPort.shut_out`. The order of the steps is that of `argosy_server/revocation.py`."""
         self._dispatcher.shut_out(device)
         self._tell_broker()
-        key, chain = self.ca.issue_for_take_over(device)
-        where = self._broker.address
-        ended = end_session(device, key, chain, self.ca.ca_path, where, clock=self._clock, rng=self._rng)
+        ended = self._end_session(device)
         log.warning("coordinator.shut_out", device=device, broker=self._broker.kind, session_ended=ended)
         return {"session_ended": ended, "broker": self._broker.kind}
 
@@ -228,13 +229,25 @@ class Coordinator:
         self._tell_broker()
         self._dispatcher.readmit(device)
 
+    def _end_session(self, device: str) -> bool:
+        key, chain = self.ca.issue_for_take_over(device)
+        where = self._broker.address
+        return end_session(device, key, chain, self.ca.ca_path, where, clock=self._clock, rng=self._rng)
+
+    def _let_in(self, device: str) -> None:
+        """Listen again to a device that flooded us, unless an operator revoked it meanwhile."""
+        self._tell_broker()
+        if self._gateway.welcomes(device):
+            self._dispatcher.readmit(device)
+            self._end_session(device)  # it comes back with a birth
+
     def _tell_broker(self) -> None:
         """Bring the broker's lists up to what the database says."""
         with self._shutting:  # of two at once the later list must be the one that stays
             refused = self.store.devices.shut_out()
             crl = self.ca.write_crl(refused.serials)
             try:
-                self._broker.shut_out(refused.devices)
+                self._broker.shut_out({*refused.devices, *self._floods.all_quiet()})
             except OSError as error:
                 raise StorageFailed(path=crl.parent, why=error.strerror or error) from error
 
@@ -274,10 +287,13 @@ class Coordinator:
                 ),
                 lambda: doctor.access_control(self._broker.kind),
                 lambda: doctor.https(self._enrolment.url, alive=self._enrolment.alive(), blobs=wanted.serve_blobs),
-                lambda: doctor.disk(state),
+                lambda: doctor.disk(state, self.blobs.root),
+                lambda: doctor.database(*self.store.fault()),
                 lambda: doctor.state_is_private(state),
+                lambda: doctor.keys_are_private(ca.folder),
                 lambda: doctor.authority(ca.certificate, ca.issuer, root_is_here=ca.root_is_here, now=now),
-                lambda: doctor.clock_is_sane(now),
+                lambda: doctor.own_certificates(ca.own_ends(), now),
+                lambda: doctor.clock_is_sane(now, self._known_moment()),
                 lambda: doctor.devices(online, total),
                 lambda: doctor.device_certificates(self._certificate_ends(), life, now),
                 lambda: doctor.inference(enabled=self.settings.inference.enabled, trouble=self._remote.trouble()),
@@ -288,6 +304,10 @@ class Coordinator:
     def _certificate_ends(self) -> dict[str, datetime]:
         rows = self.store.devices.list()
         return {row.name: row.not_after for row in rows if row.state is DeviceState.ENROLLED}
+
+    def _known_moment(self) -> datetime:
+        """Return the latest moment that is on record."""
+        return max([self.ca.issuer.not_valid_before_utc, *(row.at for row in self.store.audit.tail(1))])
 
     def wait_event(self, run: int, after: int, timeout_s: float) -> bool:
         """See `CoordinatorPort.wait_event`."""
@@ -373,6 +393,12 @@ class Coordinator:
         log.warning("coordinator.broker_lost", address=self._address(), why=why)
         self._dispatcher.link_down()
 
+    def _keep_certificates(self) -> None:
+        """Renew what the next connection to the broker shows, and lists of the future: the clock was set right."""
+        self.ca.coordinator_tls()
+        if not self.ca.list_holds():
+            self._tell_broker()
+
     def _tick_on(self) -> None:
         """Once a second: presence, re-sends, deadlines, transfers, rollouts. A failure is logged, and it ticks on."""
         expire_at = 0.0
@@ -383,8 +409,10 @@ class Coordinator:
                 self._dispatcher.tick()
                 self.rollouts.tick()
                 self._drift.tick()
+                self._gate.tick()
                 if self._clock.monotonic() >= expire_at:
                     expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
                     self.store.devices.expire()
+                    self._keep_certificates()
             except Exception as error:  # noqa: BLE001  (the clock of the daemon must not stop)
                 log.error("coordinator.tick_failed", exc=error)

@@ -12,10 +12,15 @@ from pathlib import Path
 from cryptography import x509
 
 from argosy_common.errors import ArgosyError
+from argosy_common.files import write_atomic
 from argosy_server.broker import find_mosquitto
 
 LEAST_FREE = 1024**3
 """Bytes of free disk below which a coordinator is in danger: a few large models."""
+
+LEAST_STEP = timedelta(minutes=5)
+"""A clock that was set back by less is no matter."""
+_PROBE = ".check"
 
 LEAST_LIFE = 0.2
 """The share of its life that a device's certificate has left when somebody should look: it is renewed long before."""
@@ -35,11 +40,29 @@ class Check:
         return asdict(self)
 
 
-def disk(state_dir: Path) -> Check:
-    """Is there room for blobs?"""
-    free = shutil.disk_usage(state_dir).free
-    remedy = "" if free >= LEAST_FREE else f"Free some space on the disk of {state_dir}."
-    return Check("disk", free >= LEAST_FREE, f"{free / 1024**3:.1f} GB free in {state_dir}", remedy)
+def disk(*folders: Path) -> Check:
+    """Is there room for blobs, and can anything be written? The folders may be on several disks."""
+    told: list[str] = []
+    for folder in dict.fromkeys(folders):
+        free = shutil.disk_usage(folder).free
+        told.append(f"{free / 1024**3:.1f} GB free in {folder}")
+        if free < LEAST_FREE:
+            return Check("disk", ok=False, detail=told[-1], remedy=f"Free some space on the disk of {folder}.")
+        try:
+            write_atomic(folder / _PROBE, b"")
+            (folder / _PROBE).unlink()
+        except OSError as error:
+            remedy = "Look at `dmesg` and `mount`: after an error of the disk Linux mounts it read-only."
+            return Check("disk", ok=False, detail=f"{folder} cannot be written: {error.strerror}", remedy=remedy)
+    return Check("disk", ok=True, detail=", ".join(told))
+
+
+def database(where: str, fault: str) -> Check:
+    """Is the database whole? `fault` is what it finds wrong with itself."""
+    if not fault:
+        return Check("database", ok=True, detail=f"{where} is whole")
+    remedy = "Stop the coordinator, keep a copy of the file, and `argosy restore` the newest backup."
+    return Check("database", ok=False, detail=f"{where} is damaged: {fault}", remedy=remedy)
 
 
 def state_is_private(state_dir: Path) -> Check:
@@ -47,6 +70,17 @@ def state_is_private(state_dir: Path) -> Check:
     mode = state_dir.stat().st_mode & 0o777
     ok = mode & 0o007 == 0
     return Check("state directory", ok, f"{state_dir} has mode {mode:o}", "" if ok else f"chmod 700 {state_dir}")
+
+
+def keys_are_private(folder: Path) -> Check:
+    """Can nobody but the coordinator's user read the authority's keys?"""
+    open_ones = sorted(path for path in folder.glob("*.key") if path.stat().st_mode & 0o077)
+    if not open_ones:
+        return Check("keys", ok=True, detail=f"those in {folder} are for their owner only")
+    remedy = f"chmod 600 {' '.join(map(str, open_ones))}, and find out who has read them: whoever has can pass for us."
+    return Check(
+        "keys", ok=False, detail=f"others may read {', '.join(path.name for path in open_ones)}", remedy=remedy
+    )
 
 
 def broker(kind: str, address: str, *, connected: bool, error: ArgosyError | None) -> Check:
@@ -96,10 +130,24 @@ def authority(root: x509.Certificate, issuer: x509.Certificate, *, root_is_here:
     return Check(name, ok=True, detail=detail)
 
 
-def clock_is_sane(now: datetime) -> Check:
-    """Is this machine's clock set? Certificates are dated by it."""
-    ok = now.year >= 2026
-    return Check("clock", ok, f"{now:%Y-%m-%d %H:%M} UTC", "" if ok else "Set the clock, or install an NTP client.")
+def own_certificates(ends: dict[str, datetime], now: datetime) -> Check:
+    """Are the coordinator's own certificates good for a while? They are renewed at a start."""
+    name, month = "own certificates", timedelta(days=30)
+    late = sorted(each for each, end in ends.items() if end - now < month)
+    if not late:
+        left = min((end - now for end in ends.values()), default=timedelta(0))
+        return Check(name, ok=True, detail=f"good for {left.days} more days")
+    remedy = "Restart the coordinator; it makes new ones. If the clock is wrong, set that first."
+    return Check(name, ok=False, detail=f"ended, or about to: {', '.join(late)}", remedy=remedy)
+
+
+def clock_is_sane(now: datetime, known: datetime) -> Check:
+    """Is this machine's clock set? Certificates are dated by it. `known` is a moment that has been for sure."""
+    text = f"{now:%Y-%m-%d %H:%M} UTC"
+    if now.year >= 2026 and now > known - LEAST_STEP:
+        return Check("clock", ok=True, detail=text)
+    remedy = "Set the clock, or install an NTP client. Then restart the coordinator."
+    return Check("clock", ok=False, detail=f"{text}, and it has been {known:%Y-%m-%d %H:%M} before", remedy=remedy)
 
 
 def devices(online: int, total: int) -> Check:

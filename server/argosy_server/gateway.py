@@ -1,6 +1,7 @@
 """Between the link and the coordinator's parts: takes messages apart on the way in, addresses them on the way out.
 
-On the way in every message is checked in the same order: the topic is ours; the device is enrolled, at that site and
+On the way in every message is checked in the same order: the topic is ours; its device does not flood us (`floods.py`);
+the device is enrolled, at that site and
 not revoked; the envelope parses; its kind is allowed on that topic; its body parses. The first that fails is logged and
 answered with a named `Refused`, and nothing else happens. The certificate's name is checked by the broker's ACL and,
 through the topic, once more here.
@@ -39,6 +40,7 @@ from argosy_common.wire.bodies import (
     open_body,
 )
 from argosy_common.wire.envelope import Envelope, decode, encode
+from argosy_server.floods import Floods
 from argosy_server.store import DeviceState, Store
 
 log = get_logger(__name__)
@@ -62,7 +64,8 @@ _KNOWN_FOR_S = 5.0
 
 B = TypeVar("B", bound=Body)
 Handler = Callable[[str, Envelope, Body], None]
-ChunkHandler = Callable[[str, bytes], None]
+ChunkHandler = Callable[[str, bytes], object]
+"""Returns whether anybody waited for the chunk."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,13 @@ class _Known:
 class Gateway:
     """Routes messages of all devices. Handlers run on the link's thread and must be quick."""
 
-    def __init__(self, link: Link, store: Store, *, clock: Clock, sink: str) -> None:
+    def __init__(self, link: Link, store: Store, *, clock: Clock, sink: str, floods: Floods | None = None) -> None:
         self._link = link
         self._store = store
         self._clock = clock
         self._handlers: dict[type[Body], Handler] = {}
-        self._on_chunk: ChunkHandler = lambda _device, _frame: None
+        self._on_chunk: ChunkHandler = lambda _device, _frame: True
+        self._floods = floods or Floods(clock)
         self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
         for each in topics.COORDINATOR_FILTERS:
@@ -151,6 +155,9 @@ class Gateway:
         if address is None:
             log.warning("gateway.foreign_topic", topic=delivery.topic[:200])
             return
+        if self._floods.quiet(address.device):
+            return
+        self._floods.take(address.device)
         if address.leaf == "s" and not delivery.payload:
             return  # a retained birth that somebody cleared
         envelope: Envelope | None = None
@@ -159,6 +166,7 @@ class Gateway:
             envelope = decode(delivery.payload, peer=address.device)
             body = self._open(address, envelope)
         except ArgosyError as error:
+            self._floods.take(address.device, refused=True)
             self._refuse(address.device, envelope, error)
             return
         handler = self._handlers.get(type(body))
@@ -180,12 +188,16 @@ class Gateway:
         if address is None:
             log.warning("gateway.foreign_topic", topic=delivery.topic[:200])
             return
+        if self._floods.quiet(address.device):
+            return
         try:
             self._check_device(address)
         except ArgosyError as error:
+            self._floods.take(address.device, refused=True)
             log.warning("gateway.refused", device=address.device, code=error.code, why=error.message)
             return
-        self._on_chunk(address.device, delivery.payload)
+        if not self._on_chunk(address.device, delivery.payload):
+            self._floods.take(address.device, refused=True)
 
     def _refuse(self, device: str, envelope: Envelope | None, error: ArgosyError) -> None:
         log.warning("gateway.refused", device=device, code=error.code, why=error.message)

@@ -41,10 +41,13 @@ def revocation_list(
 
     OpenSSL takes the newer of two lists by its date, which counts seconds: a list of the same second would be passed
     over. The list ends with the authority, not before: a broker that holds an old one must not refuse the whole fleet.
+    A list `before` of the future, made while the clock was ahead, is no measure: what followed it would be of the
+    future too, and no broker would let anybody in.
     """
     made_at = (now - x509.BACKDATED).replace(microsecond=0)
     if before is not None:
-        made_at = max(made_at, cx509.load_pem_x509_crl(before).last_update_utc + _SECOND)
+        following = cx509.load_pem_x509_crl(before).last_update_utc + _SECOND
+        made_at = max(made_at, following) if following <= now else made_at
     builder = (
         cx509.CertificateRevocationListBuilder()
         .issuer_name(ca.subject)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509 as cx509
+from sqlalchemy import delete
 
 from argosy_client import identity, renewing
 from argosy_client.identity import TLS_KEY, Enrolment
@@ -22,6 +23,7 @@ from argosy_common.link import Link, LinkSettings
 from argosy_common.link.tls import client_context
 from argosy_server.broker import Broker, open_broker
 from argosy_server.settings import BrokerTable
+from argosy_server.store.tables import Certificate
 from tests.client.power import Fuse, PowerCut
 from tests.client.yard import Yard, open_yard
 from tests.waiting import until
@@ -120,6 +122,17 @@ def test_a_certificate_past_two_thirds_of_its_life_is_replaced_and_the_new_one_c
     assert not (enrolment.state_dir / renewing.RENEWING).exists()
     with Daemon(there) as again:
         assert again.link.wait_connected(20), again.link.last_error
+    assert renewals(yard) == 1
+
+
+def test_one_that_a_restored_coordinator_does_not_know_is_shown_and_replaced(yard: Yard, broker: Broker) -> None:
+    enrolment = joined(yard, 1)
+    serial = x509.serial_text(certificate(enrolment))
+    with yard.store._database.write() as session:
+        session.execute(delete(Certificate).where(Certificate.serial == serial))
+    with Daemon(enrolment) as daemon:
+        assert until(lambda: daemon.adopted)
+        assert until(lambda: daemon.renewal.step is Step.RESTING)
     assert renewals(yard) == 1
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509 as cx509
 
 from argosy_common import x509
 from argosy_common.errors import CertificateInvalid, StorageFailed
@@ -231,3 +232,30 @@ def test_it_is_not_moved_where_it_would_be_lost_or_stay(tmp_path: Path, clock: F
     with pytest.raises(CertificateInvalid):
         take_offline(folder, tmp_path / "root.key")
     assert (folder / "ca.key").exists()
+
+
+# --- clocks that jump
+
+
+DECADE = timedelta(days=3652)
+
+
+@pytest.mark.parametrize("jump", [DECADE, -DECADE], ids=["ahead", "back"])
+def test_what_was_made_while_the_clock_was_wrong_is_made_anew_once_it_is_right(
+    tmp_path: Path, clock: FixedClock, jump: timedelta
+) -> None:
+    folder, right = tmp_path / "ca", clock.now
+    first = CertificateAuthority.open(folder, clock)
+    first.coordinator_tls()
+    for clock.now in (right + jump, right):
+        again = CertificateAuthority.open(folder, clock)
+        mine = x509.load_certificate(again.coordinator_tls().cert)
+        lists = cx509.load_pem_x509_crl(again.write_crl([]).read_bytes())
+        assert again.list_holds()
+        for begins in (again.certificate.not_valid_before_utc, again.issuer.not_valid_before_utc):
+            assert begins <= clock.now
+        assert mine.not_valid_before_utc <= clock.now < mine.not_valid_after_utc
+        assert lists.last_update_utc <= clock.now
+    assert again.pin == first.pin
+    assert again.issuer.subject == first.issuer.subject
+    assert again.issuer.not_valid_after_utc > right

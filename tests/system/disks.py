@@ -59,6 +59,20 @@ class SmallDisk:
         finally:
             ballast.unlink()
 
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Let nothing be written, as Linux does after an error of a disk. No file may be open for writing."""
+        self._remount("ro")
+        try:
+            yield
+        finally:
+            self._remount("rw")
+
+    def _remount(self, how: str) -> None:
+        command = ["mount", "-o", f"remount,{how}", str(self.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
     def unmount(self) -> None:
         """Take it away, also from under files that are still open."""
         command = ["umount", "--lazy", str(self.folder)]

@@ -14,15 +14,12 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from argosy_common.artefact.signature import SIGNER, Purpose, Signature, sign
+from argosy_common.artefact.signature import Signature
 from argosy_common.blobs import BlobStore
-from argosy_common.clock import SystemClock
 from argosy_common.errors import RolloutStateForbids, RolloutUnsuitable
-from argosy_server.ca import CertificateAuthority
 from argosy_server.local_fleet import LocalDevice, LocalFleet, wait_until
-from argosy_server.store import Store
-from argosy_server.store.models import SignedManifest
 from tests.artefacts import BAD, Artefact, Authority, artefact
+from tests.fleets import add_model
 from tests.system.disks import SmallDisk
 
 pytestmark = pytest.mark.timeout(180)
@@ -51,20 +48,7 @@ class Fleet(LocalFleet):
 
     def add(self, made: Artefact, signature: Signature | None = None) -> str:
         """Put a version into the registry, as an export would, signed by the coordinator unless given."""
-        clock = SystemClock()
-        key, chain = CertificateAuthority.open(self.state / "ca", clock).signer(SIGNER)
-        signed = signature or sign(key, chain, Purpose.MANIFEST, made.manifest.canonical())
-        digests = [self.blobs.put_bytes(blob).hex for blob in made.blobs]
-
-        def row(version: int, _parent: int | None) -> SignedManifest:
-            assert version == made.manifest.version
-            return SignedManifest(
-                made.manifest.canonical(), signed.model_dump(), digests[0], digests[1], run=None, round=None
-            )
-
-        with Store.open(f"sqlite:///{self.state / 'coordinator.db'}", clock) as store:
-            store.models.add(made.manifest.name, row, actor="a test")
-        return made.manifest.reference
+        return add_model(self, made, signature)
 
     def roll_out(self, model: str, *shares: float, tag: str | None = None, hold_s: float = 0.0) -> int:
         rings: list[Row] = [{"share": share, "hold_s": hold_s} for share in shares]

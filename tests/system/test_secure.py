@@ -222,9 +222,9 @@ def _voted(fleet: LocalFleet, run: int) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_secure_run_goes_on_after_its_coordinator_was_killed_while_devices_answered(
-    tmp_path: Path, hapt: Path
+    tmp_path: Path, har_data: Path
 ) -> None:
-    people = People(tmp_path, hapt, 5)
+    people = People(tmp_path, har_data, 5)
     with people.fleet as fleet:
         fleet.start()
         for point in ("instructions.recorded:2", "reply.recorded:8"):

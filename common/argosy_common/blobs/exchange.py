@@ -138,12 +138,16 @@ class BlobExchange:
             case _:
                 log.debug("blobs.not_a_transfer", kind=body.kind)
 
-    def handle_chunk(self, peer: str, payload: bytes) -> None:
-        """Take a chunk frame; a malformed one is logged and dropped, and its range asked for again. As `handle`."""
+    def handle_chunk(self, peer: str, payload: bytes) -> bool:
+        """Take a chunk frame; a malformed one is logged and dropped, and its range asked for again. As `handle`.
+
+        Returns whether it was of a transfer that is under way.
+        """
         try:
-            self._incoming.chunk(peer, parse_frame(payload, peer=peer))
+            return self._incoming.chunk(peer, parse_frame(payload, peer=peer))
         except ChunkMalformed as error:
             log.warning("blobs.chunk.malformed", peer=peer, why=error.facts.get("why", ""))
+            return False
 
     def peer_up(self, peer: str) -> None:
         """The way to `peer` is open again: go on where the connection was cut. Every peer counts as up at first."""

@@ -199,23 +199,24 @@ class Incoming:
 
     # --- what the sender says
 
-    def chunk(self, peer: str, frame: Frame) -> None:
-        """Take one chunk; the hot path. Chunks of no transfer of ours are dropped."""
+    def chunk(self, peer: str, frame: Frame) -> bool:
+        """Take one chunk; the hot path. Chunks of no transfer of ours are dropped; return whether it was of one."""
         session = self._session
         with session.lock:
             transfer = self._transfers.get((peer, frame.digest))
             if transfer is None or transfer.partial is None:
-                return
+                return False
             receiver, partial = transfer.receiver, transfer.partial
             length = frame.payload.nbytes
             index = partial.layout.index_of(frame.offset, length, peer=peer)
             transfer.wire_bytes += HEADER.size + length
             if receiver.lacks(index) and not self._write(transfer, partial, index, frame.payload, MQTT):
-                return
+                return True
             for action in receiver.arrived(index, session.clock.monotonic(), ack_now=frame.ack_now):
                 self._do(transfer, action)
             if partial.unsaved >= CHECKPOINT_BYTES:
                 self._checkpoint(transfer)
+            return True
 
     def _write(self, transfer: _Transfer, partial: Partial, index: int, payload: memoryview, via: str) -> bool:
         """Put a chunk into the file; False if that failed, and ended the transfer. With the lock held."""

@@ -94,8 +94,10 @@ class BlobStore:
         path = self._file(digest)
         try:
             os.utime(path)
-        except OSError:
+        except FileNotFoundError:
             raise BlobUnknown(peer="this store", digest=digest.hex()) from None
+        except OSError as error:  # a disk that can only be read: the blob is there all the same
+            log.debug("blobs.use_not_noted", path=path, why=error.strerror)
         return path
 
     def checked(self, digest: bytes) -> Path:

@@ -55,6 +55,38 @@ class StorageFailed(ArgosyError):
     remedy = "Check that the disk is healthy, mounted read-write and owned by the daemon's user."
 
 
+class DatabaseNewer(StorageFailed):
+    """The database has a schema that this version does not know: a newer one has been here."""
+
+    code = "database-newer"
+    template = "The database {path} is of a newer version of Argosy: it has schema {found}, and this one knows {known}."
+    remedy = "Nothing was changed. Install the newer version again, or restore a backup that this version made."
+
+
+class BackupDamaged(StorageFailed):
+    """A file that is no backup, or not as it was written."""
+
+    code = "backup-damaged"
+    template = "The backup {path} cannot be used: {why}."
+    remedy = "Nothing was written. Copy it again from where it is kept, or take another backup."
+
+
+class BackupSealed(StorageFailed):
+    """A backup that is opened with another passphrase than it was made with."""
+
+    code = "backup-sealed"
+    template = "The backup {path} cannot be opened: {why}."
+    remedy = "Name the file of its passphrase with --passphrase-file. Nothing was written."
+
+
+class RestoreRefused(StorageFailed):
+    """A restore into what is in use."""
+
+    code = "restore-refused"
+    template = "Nothing is restored into {path}: {why}."
+    remedy = "Name an empty folder, or an empty database. What is there was left as it is."
+
+
 class BrokerFailedToStart(ArgosyError):
     """The managed broker did not come up."""
 

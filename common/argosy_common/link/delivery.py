@@ -31,4 +31,4 @@ class Delivery:
         answer()
 
 
-Handler = Callable[[Delivery], None]
+Handler = Callable[[Delivery], object]

@@ -330,7 +330,7 @@ class Link:
             delivery.acknowledge()
 
 
-def _guarded(event: str, callback: Callable[[T], None], argument: T) -> bool:
+def _guarded(event: str, callback: Callable[[T], object], argument: T) -> bool:
     """Call `callback`; log what it raises, since nothing the layers above do may end the loop."""
     try:
         callback(argument)

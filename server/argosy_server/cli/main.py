@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from argosy_common.errors import ArgosyError, ProgrammingError
-from argosy_server.cli import device, fleet, model, operations, run, token, up
+from argosy_server.cli import backup, bugreport, device, fleet, model, operations, run, token, up
 from argosy_server.cli.terminal import print_error
 
 
@@ -39,6 +39,9 @@ app.add_typer(model.app, name="model")
 app.add_typer(fleet.app, name="fleet")
 app.command("audit", epilog=operations.AUDIT_EXAMPLES)(operations.audit)
 app.command("doctor", epilog=operations.DOCTOR_EXAMPLES)(operations.doctor)
+app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
+app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
+app.command("bugreport", epilog=bugreport.EXAMPLES)(bugreport.bugreport)
 app.command("version")(operations.version)
 
 

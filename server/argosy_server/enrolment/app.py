@@ -36,7 +36,7 @@ from argosy_common.logs import get_logger
 from argosy_common.renewal import RENEW_PATH
 from argosy_server.bounded_connection import STATE, BoundedConnection
 from argosy_server.downloads import Downloads
-from argosy_server.enrolment.renewal import RenewalService
+from argosy_server.enrolment.renewal import RenewalService, Shown
 from argosy_server.enrolment.service import EnrolmentService
 from argosy_server.offload import Offload
 
@@ -83,9 +83,8 @@ def create_app(
     @app.post(RENEW_PATH)
     async def renew(request: Request) -> Response:
         shown = cast("BoundedConnection", request.scope["state"][STATE])
-        return await _answer(
-            request, lambda body: renewals.renew(body, _source(request), device=shown.device, serial=shown.serial)
-        )
+        seen = Shown(shown.device, shown.serial, shown.ends) if shown.ends is not None else None
+        return await _answer(request, lambda body: renewals.renew(body, _source(request), seen))
 
     if downloads is not None:
         downloads.add_to(app)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,6 +30,16 @@ log = get_logger(__name__)
 
 _REFUSALS = (RequestInvalid, RenewalRefused, DeviceRefused)
 _SERIAL: TypeAdapter[str] = TypeAdapter(Serial)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A client's certificate that TLS has verified."""
+
+    device: str
+    serial: str
+    """Hexadecimal."""
+    ends: datetime
 
 
 class RenewalService:
@@ -70,10 +81,8 @@ class RenewalService:
             self._doorkeeper.refused(source)
             raise
 
-    def renew(self, body: bytes, source: str, *, device: str, serial: str) -> RenewAnswer:
+    def renew(self, body: bytes, source: str, shown: Shown | None) -> RenewAnswer:
         """Answer the request in `body` from the address `source`; a refusal leaves a row in the audit log.
-
-        TLS has verified the certificate of that `device` and `serial`; both are empty where none was shown.
 
         Raises:
             TooManyAttempts: the address must wait; the request was not looked at.
@@ -83,18 +92,18 @@ class RenewalService:
         """
         self._doorkeeper.admit(source)
         try:
-            return self._checked(body, source, device, serial)
+            return self._checked(body, source, shown)
         except _REFUSALS as error:
             self._refused(error, source)
             raise
 
-    def _checked(self, body: bytes, source: str, device: str, serial: str) -> RenewAnswer:
+    def _checked(self, body: bytes, source: str, shown: Shown | None) -> RenewAnswer:
         # 1. Form; the sender holds the new TLS key, which signed the certificate request.
         request = parse_body(body, RenewRequest)
         csr = x509.verify_csr(request.csr_pem.encode("utf-8", "replace"))
         csr_der = x509.csr_der(csr)
         # 2. A certificate that was shown is the one to be renewed: nobody renews another's.
-        if device and (device, serial) != (request.device, request.serial):
+        if shown is not None and (shown.device, shown.serial) != (request.device, request.serial):
             raise RenewalRefused(why="another certificate was shown")
         # 3. The sender holds the identity key that is on record, and signed this very renewal with it.
         try:
@@ -107,7 +116,7 @@ class RenewalService:
         renewal = Renewal(
             device=known.device,
             serial=request.serial,
-            shown=bool(device),
+            shown_until=None if shown is None else shown.ends,
             csr_digest=hashlib.sha256(csr_der).hexdigest(),
             public=x509.csr_key(csr),
             source=source,

@@ -3,7 +3,7 @@
 Rules:
 - Callers get frozen rows (`rows.py`), never database objects.
 - One `Store` is shared by all threads of the daemon (link, API, run supervision). Every call is one short transaction
-  on a connection of its own; on SQLite the writers of one process queue on a lock, so none meets a busy database.
+  on a connection of its own; the writers of one process queue on a lock, so that none meets a busy database.
 - A call that returned has been synced to disk (WAL with synchronous=FULL; PostgreSQL's own default).
 - Text from outside may be anything: NUL and lone surrogates are replaced, numbers that JSON lacks become null.
 - The database failing is `StorageFailed`, a full disk `DiskFull`; a caller may try again later, nothing was half done.

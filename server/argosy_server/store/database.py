@@ -11,7 +11,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.util import CommandError
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
@@ -19,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from argosy_common.errors import DiskFull, SettingsInvalid, StorageFailed
+from argosy_common.errors import DatabaseNewer, DiskFull, SettingsInvalid, StorageFailed
 from argosy_common.files import PRIVATE_FILE, private_folder
 
 BUSY_TIMEOUT_S = 10
@@ -36,14 +37,14 @@ class Database:
 
         Raises:
             SettingsInvalid: the URL is none, or its driver is not installed.
-            StorageFailed: the database cannot be opened, or a newer version of Argosy wrote it.
+            StorageFailed: the database cannot be opened.
+            DatabaseNewer: a newer version of Argosy has changed its tables.
             DiskFull: as it says.
         """
-        parsed = _parse(url)
-        self.where = parsed.database or parsed.render_as_string(hide_password=True)
-        self._sqlite = parsed.get_backend_name() == "sqlite"
-        with self._named():
-            self._engine = _sqlite_engine(parsed) if self._sqlite else _server_engine(parsed)
+        parsed = parse_url(url)
+        sqlite, self.where = is_sqlite(parsed), place(parsed)
+        with failures_named(self.where):
+            self._engine = _sqlite_engine(parsed) if sqlite else server_engine(parsed)
             self._writer = self._engine.execution_options(writes=True)
             self._writing = threading.Lock()
             try:
@@ -65,6 +66,11 @@ class Database:
         with self.read() as session:
             session.execute(text("SELECT count(*) FROM alembic_version")).scalar_one()
 
+    def fault(self) -> str:
+        """Return what the database finds wrong with itself; see `fault_of`."""
+        with self.read() as session:
+            return fault_of(session.connection())
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that only reads.
@@ -72,7 +78,7 @@ class Database:
         Raises:
             StorageFailed: the database failed.
         """
-        with self._named(), Session(self._engine) as session, session.begin():
+        with failures_named(self.where), Session(self._engine) as session, session.begin():
             yield session
 
     @contextmanager
@@ -84,15 +90,15 @@ class Database:
             DiskFull: there was no room.
             IntegrityError: a constraint was broken; the caller knows what that means.
         """
-        with self._named(), self._turn(), Session(self._writer) as session, session.begin():
+        with failures_named(self.where), self._turn(), Session(self._writer) as session, session.begin():
             yield session
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Queue up behind the other writers of this process: SQLite's own waiting is by polling, and unfair."""
-        if not self._sqlite:
-            yield
-            return
+        """Queue up behind the other writers of this process, so that what one has read holds while it writes.
+
+        On SQLite also since its own waiting is by polling, and unfair.
+        """
         if not self._writing.acquire(timeout=WRITE_TURN_S):
             raise StorageFailed(path=self.where, why=f"another thread has been writing for {WRITE_TURN_S} s")
         try:
@@ -101,32 +107,65 @@ class Database:
             self._writing.release()
 
     def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        config = _alembic()
+        scripts = ScriptDirectory.from_config(config)
         with self._writer.begin() as connection:
+            found = schema_of(connection)
+            if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
+                raise DatabaseNewer(path=self.where, found=found, known=scripts.get_current_head())
             config.attributes["connection"] = connection
-            try:
-                command.upgrade(config, "head")
-            except CommandError as error:
-                why = f"its tables are not of this version of Argosy ({error})"
-                raise StorageFailed(path=self.where, why=why) from None
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Give the database's failures our names."""
-        try:
-            yield
-        except IntegrityError:
-            raise
-        except DBAPIError as error:
-            if _is_disk_full(error.orig):
-                raise DiskFull(path=self.where, needed="a few thousand") from error
-            raise StorageFailed(path=self.where, why=error.orig) from error
-        except (PoolTimeout, OSError) as error:
-            raise StorageFailed(path=self.where, why=error) from error
+            command.upgrade(config, "head")
 
 
-def _parse(url: str) -> URL:
+def newest_schema() -> str | None:
+    """Return the schema that this version makes."""
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def schema_of(connection: Connection) -> str | None:
+    """Return the schema that a database has; None where it is empty."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def fault_of(connection: Connection) -> str:
+    """Let SQLite look through the whole of its file; return what it finds wrong. A server looks after itself."""
+    if connection.dialect.name != "sqlite":
+        return ""
+    found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA quick_check(3)")]
+    return "" if found == ["ok"] else "; ".join(found)
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+@contextmanager
+def failures_named(where: str) -> Iterator[None]:
+    """Give the failures of the database at `where` our names; a broken constraint keeps its own.
+
+    Raises:
+        StorageFailed, DiskFull: as `Database` says.
+    """
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        if _is_disk_full(error.orig):
+            raise DiskFull(path=where, needed="a few thousand") from error
+        raise StorageFailed(path=where, why=error.orig) from error
+    except (PoolTimeout, OSError) as error:
+        raise StorageFailed(path=where, why=error) from error
+
+
+def parse_url(url: str) -> URL:
+    """Read an SQLAlchemy URL.
+
+    Raises:
+        SettingsInvalid: it is none.
+    """
     try:
         parsed = make_url(url)
         parsed.get_dialect()
@@ -135,13 +174,28 @@ def _parse(url: str) -> URL:
     return parsed
 
 
+def is_sqlite(url: URL) -> bool:
+    """Whether it is a file of SQLite."""
+    return url.get_backend_name() == "sqlite"
+
+
+def place(url: URL) -> str:
+    """Return how messages call the database: the file, or the URL without its password."""
+    return (url.database if is_sqlite(url) else None) or url.render_as_string(hide_password=True)
+
+
 def _is_disk_full(original: BaseException | None) -> bool:
     if isinstance(original, sqlite3.Error):
         return getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return getattr(original, "sqlstate", None) == _PG_DISK_FULL
 
 
-def _server_engine(url: URL) -> Engine:
+def server_engine(url: URL) -> Engine:
+    """Return an engine for a database that is a server.
+
+    Raises:
+        SettingsInvalid: its driver is not installed.
+    """
     try:
         return create_engine(url, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
     except ImportError as error:

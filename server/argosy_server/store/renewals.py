@@ -32,8 +32,8 @@ class Renewal:
     device: str
     serial: str
     """Of the certificate that is to be renewed."""
-    shown: bool
-    """Whether the sender proved to hold its key too; needed as long as it has not ended."""
+    shown_until: datetime | None
+    """When it ends, where the sender proved to hold its key too, as is needed until then; None where it did not."""
     csr_digest: str
     public: x509.PublicKey
     """The new TLS key."""
@@ -58,7 +58,10 @@ class Renewals:
             found = session.get(Certificate, serial)
             if found is None:
                 raise RenewalRefused(why=_UNKNOWN)
-            left, life = found.not_after - self._clock.wall(), found.not_after - found.issued_at
+            now = self._clock.wall()
+            left, life = found.not_after - now, found.not_after - found.issued_at
+            if _of_the_future(found, now):
+                left = timedelta(0)  # the broker refuses it
             return Standing(left_s=left.total_seconds(), life_s=max(1.0, life.total_seconds()))
 
     def renew(self, renewal: Renewal, issue: Callable[[], Issued], *, grace_s: float = GRACE_S) -> str:
@@ -74,6 +77,8 @@ class Renewals:
         with self._database.write() as session:
             device = session.get(Device, renewal.device, with_for_update=True)
             old = session.get(Certificate, renewal.serial)
+            if device is not None and old is None and renewal.shown_until is not None:
+                old = self._found_again(session, device, renewal, now)
             if device is None or old is None or old.device != renewal.device:
                 raise RenewalRefused(why=_UNKNOWN)
             if device.state is not DeviceState.ENROLLED or old.revoked_at is not None:
@@ -82,7 +87,7 @@ class Renewals:
             newest = x509.parse_certificate(device.certificate_pem.encode())
             if self._is_answered(session, renewal, x509.serial_text(newest), now):
                 return device.certificate_pem
-            if not renewal.shown and old.not_after > now:
+            if renewal.shown_until is None and old.not_after > now and not _of_the_future(old, now):
                 raise RenewalRefused(why="the certificate is good still, and was not shown")
             if old.not_after + timedelta(seconds=grace_s) < now:
                 days = (now - old.not_after).days
@@ -99,10 +104,27 @@ class Renewals:
             return device.certificate_pem
 
     @staticmethod
+    def _found_again(session: Session, device: Device, renewal: Renewal, now: datetime) -> Certificate:
+        """Put a certificate on record that is not, and that TLS has verified: it is ours.
+
+        It was issued after the backup that this database comes from; what is removed from a database has ended.
+        """
+        assert renewal.shown_until is not None  # noqa: S101  (the caller's condition)
+        found = Certificate(
+            serial=renewal.serial, device=device.device, not_after=renewal.shown_until, issued_at=now, revoked_at=None
+        )
+        session.add(found)
+        detail: dict[str, object] = {"serial": renewal.serial}
+        put_audit(session, now, renewal.source, "device.certificate-found", subject=device.device, detail=detail)
+        return found
+
+    @staticmethod
     def _is_answered(session: Session, renewal: Renewal, newest: str, now: datetime) -> bool:
         """Tell whether the device's newest certificate is the answer to this very request (which was lost, then)."""
         found = session.get(Certificate, newest)
-        return found is not None and found.csr_digest == renewal.csr_digest and found.not_after > now
+        if found is None or _of_the_future(found, now):
+            return False
+        return found.csr_digest == renewal.csr_digest and found.not_after > now
 
     @staticmethod
     def _record(session: Session, device: Device, renewal: Renewal, issued: Issued, now: datetime) -> None:
@@ -116,9 +138,17 @@ class Renewals:
                 csr_digest=renewal.csr_digest,
             )
         )
-        detail: dict[str, object] = {"until": issued.not_after.isoformat(timespec="seconds"), "shown": renewal.shown}
+        detail: dict[str, object] = {
+            "until": issued.not_after.isoformat(timespec="seconds"),
+            "shown": renewal.shown_until is not None,
+        }
         put_audit(session, now, renewal.source, "device.renew", subject=renewal.device, detail=detail)
         session.flush()
+
+
+def _of_the_future(certificate: Certificate, now: datetime) -> bool:
+    """Tell whether it was issued while our clock was ahead, so that it is not valid yet."""
+    return certificate.issued_at - x509.BACKDATED > now
 
 
 _UNKNOWN = "the coordinator does not list it; another one issued it, or it ended long ago"

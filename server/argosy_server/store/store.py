@@ -41,7 +41,8 @@ class Store:
 
         Raises:
             SettingsInvalid: the URL is none, or its driver is not installed.
-            StorageFailed: the database cannot be opened, or a newer version of Argosy wrote it.
+            StorageFailed: the database cannot be opened.
+            DatabaseNewer: a newer version of Argosy has changed its tables.
             DiskFull: as it says.
         """
         return cls(Database(url), clock)
@@ -49,6 +50,10 @@ class Store:
     def probe(self) -> None:
         """Prove that the database answers; raises `StorageFailed` if it does not."""
         self._database.probe()
+
+    def fault(self) -> tuple[str, str]:
+        """Return how messages call the database, and what it finds wrong with itself: empty where nothing is."""
+        return self._database.where, self._database.fault()
 
     def close(self) -> None:
         """Close all connections; calls under way in other threads finish."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from argosy_common import x509
 from argosy_common.errors import ArgosyError, DeviceRefused, RenewalRefused, RequestInvalid, TooManyAttempts
@@ -18,7 +18,7 @@ from argosy_common.renewal import RenewAnswer
 from argosy_server.ca import CertificateAuthority
 from argosy_server.enrolment import EnrolmentService
 from argosy_server.enrolment.rate import Doorkeeper
-from argosy_server.enrolment.renewal import RenewalService
+from argosy_server.enrolment.renewal import RenewalService, Shown
 from argosy_server.store import Store
 from argosy_server.store.renewals import MAX_IN_FORCE
 from argosy_server.store.tables import Certificate
@@ -51,8 +51,8 @@ class Desk:
         return json.dumps({**request, **changes}).encode()
 
     def renew(self, body: bytes | None = None, *, shown: bool = True) -> RenewAnswer:
-        device, serial = (self.board.device, self.serial) if shown else ("", "")
-        return self.service.renew(self.body() if body is None else body, SOURCE, device=device, serial=serial)
+        seen = Shown(self.board.device, self.serial, self.clock.now + timedelta(days=2)) if shown else None
+        return self.service.renew(self.body() if body is None else body, SOURCE, seen)
 
     def take(self, answer: RenewAnswer) -> str:
         """Put the answer in force at the board."""
@@ -143,7 +143,7 @@ def test_with_anothers_certificate_nothing_is_renewed(desk: Desk) -> None:
     """A thief with the certificate of one device and the identity key of another gets nothing."""
     for device, serial in (("0123456789abcdef", desk.serial), (desk.board.device, "12ab")):
         with pytest.raises(RenewalRefused, match="another certificate was shown"):
-            desk.service.renew(desk.body(), SOURCE, device=device, serial=serial)
+            desk.service.renew(desk.body(), SOURCE, Shown(device, serial, desk.clock.now + timedelta(days=1)))
 
 
 def test_a_device_that_was_away_beyond_its_certificates_end_is_let_in_by_its_identity_key_within_the_grace(
@@ -167,6 +167,44 @@ def test_after_the_grace_only_a_token_helps(desk: Desk) -> None:
     refused = desk.refused(RenewalRefused, shown=False)
     assert "31 days ago" in refused.message
     assert "argosy token create" in refused.remedy_text
+
+
+def test_a_certificate_that_was_issued_while_the_clock_was_ahead_is_replaced_once_it_is_right(desk: Desk) -> None:
+    good, key = desk.serial, x509.generate_key()
+    desk.clock.go(30 * DAY)  # ahead, and within the grace
+    of_the_future = desk.take(desk.renew(desk.body(key), shown=False))
+    desk.clock.go(-30 * DAY)
+    desk.service._doorkeeper = Doorkeeper(desk.clock)  # a real monotonic clock does not jump
+    standing = desk.service.standing(of_the_future, SOURCE)
+    assert standing.ended, "no broker takes it yet"
+    desk.take(desk.renew(shown=False))
+    assert desk.service.standing(desk.serial, SOURCE).left_s == 7 * DAY
+    assert good not in (of_the_future, desk.serial)
+
+
+def forget(desk: Desk) -> None:
+    """Make the database one from before the device's certificate was issued."""
+    with desk.store._database.write() as session:
+        session.execute(delete(Certificate).where(Certificate.serial == desk.serial))
+
+
+def test_a_certificate_from_after_the_backup_is_renewed_when_it_is_shown(desk: Desk) -> None:
+    desk.clock.go(5 * DAY)
+    forget(desk)
+    lost = desk.serial
+    assert "does not list it" in desk.refused(RenewalRefused, shown=False).message
+    desk.take(desk.renew())
+    assert desk.service.standing(desk.serial, SOURCE).left_s == 7 * DAY
+    assert set(_certificates(desk)) == {lost, desk.serial}, "and is revoked with the device, should that come to pass"
+    found = [row for row in desk.store.audit.tail() if row.action == "device.certificate-found"]
+    assert [(row.subject, row.detail) for row in found] == [(desk.board.device, {"serial": lost})]
+
+
+def test_a_device_that_is_shut_out_is_not_let_in_by_a_certificate_that_is_not_on_record(desk: Desk) -> None:
+    forget(desk)
+    desk.store.devices.decide(desk.board.device, "revoke", "me")
+    desk.refused(DeviceRefused)
+    assert desk.serial not in _certificates(desk)
 
 
 def test_a_renewal_needs_a_new_key(desk: Desk) -> None:
@@ -227,7 +265,7 @@ def test_hostile_and_cut_bodies_are_refused(desk: Desk, data: bytes | int) -> No
     service = RenewalService(desk.store, desk.ca, doorkeeper=Doorkeeper(desk.clock), brokers=list)
     body = desk.body()
     with pytest.raises((RequestInvalid, RenewalRefused)):
-        service.renew(body[: min(data, len(body) - 1)] if isinstance(data, int) else data, SOURCE, device="", serial="")
+        service.renew(body[: min(data, len(body) - 1)] if isinstance(data, int) else data, SOURCE, None)
 
 
 def test_whoever_is_refused_too_often_must_wait(desk: Desk) -> None:

@@ -1,28 +1,31 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
-from sqlalchemy import MetaData, create_engine
 
 from argosy_common.clock import SystemClock
 from argosy_server.store import Store
+from tests.postgres import Cluster, cluster
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A fresh SQLite file; or the database that ARGOSY_TEST_DATABASE names, emptied of everything it holds."""
-    other = os.environ.get("ARGOSY_TEST_DATABASE")
-    if other is None:
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL, or the test is skipped."""
+    with cluster() as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database: a file of SQLite, and one of PostgreSQL where that is installed."""
+    if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'state' / 'argosy.db'}"
-    engine = create_engine(other)
-    held = MetaData()
-    held.reflect(engine)
-    held.drop_all(engine)
-    engine.dispose()
-    return other
+    made = cast("Cluster", request.getfixturevalue("postgres"))
+    made.empty()
+    return made.url
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 SOCKET_NAME = "admin.sock"
+DEFAULT_CONFIG = Path("/etc/argosy/coordinator.toml")
 SYSTEM_STATE = Path("/var/lib/argosy")
 SYSTEM_RUNTIME = Path("/run/argosy")
 

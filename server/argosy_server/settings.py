@@ -27,7 +27,7 @@ from pydantic_settings import SettingsConfigDict
 
 from argosy_common.coordinator_https import https_url
 from argosy_common.settings import Settings
-from argosy_server.paths import SOCKET_NAME, default_state_dir
+from argosy_server.paths import DEFAULT_CONFIG, SOCKET_NAME, default_state_dir
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """0 lets the operating system choose a free one."""
@@ -35,7 +35,6 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")
 """A site is a part of every topic, so its name is lower-case letters, digits and inner hyphens."""
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
-DEFAULT_CONFIG = Path("/etc/argosy/coordinator.toml")
 FLAGS_VARIABLE = "_ARGOSY_COORDINATOR_FLAGS"
 """Carries the flags, as JSON, from the command to the daemon that takes its place and may read the settings again."""
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from argosy_common.blobs.store import storage_errors
 from argosy_common.clock import SystemClock
 from argosy_common.errors import SettingsInvalid
-from argosy_server.backup import Manifest, make_backup, restore_backup
-from argosy_server.backup.make import backup_name
-from argosy_server.backup.manifest import SETTINGS
 from argosy_server.cli.daemon_settings import ConfigFile, StateDir
 from argosy_server.cli.options import JsonOption, examples
 from argosy_server.cli.terminal import print_json, say, stdout
 from argosy_server.cli.words import size
-from argosy_server.settings import load_settings
+
+if TYPE_CHECKING:
+    from argosy_server.backup import Manifest
 
 BACKUP_EXAMPLES = examples(
     "argosy backup /media/stick/",
@@ -46,6 +45,10 @@ def backup(
 
     Who has the file can pass for the coordinator, so only its owner may read it; a passphrase seals it besides.
     """
+    from argosy_server.backup import make_backup  # noqa: PLC0415  (SQLAlchemy, which other commands can spare)
+    from argosy_server.backup.make import backup_name  # noqa: PLC0415
+    from argosy_server.settings import load_settings  # noqa: PLC0415
+
     settings, clock, passphrase = load_settings(config, state_dir), SystemClock(), _passphrase(passphrase_file)
     if target.is_dir():
         target /= backup_name(clock.wall(), sealed=passphrase is not None)
@@ -75,6 +78,9 @@ def restore(
 
     What happened after the backup is not known here: revoke anew who was revoked since.
     """
+    from argosy_server.backup import restore_backup  # noqa: PLC0415  (as above)
+    from argosy_server.backup.manifest import SETTINGS  # noqa: PLC0415
+
     into = into.absolute()
     manifest = restore_backup(archive, into, SystemClock(), _passphrase(passphrase_file), database)
     if json:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from argosy_common.bugreport import Report, files_below, journal_of, report_name, versions
 from argosy_common.clock import SystemClock
 from argosy_common.errors import ArgosyError
-from argosy_server.broker import find_mosquitto
 from argosy_server.cli.client import AdminClient
 from argosy_server.cli.daemon_settings import ConfigFile, StateDir
 from argosy_server.cli.options import SocketOption, examples
 from argosy_server.cli.terminal import say, stdout
-from argosy_server.settings import CoordinatorSettings, load_settings
-from argosy_server.store.inspection import look_at
+
+if TYPE_CHECKING:
+    from argosy_common.bugreport import Report
+    from argosy_server.settings import CoordinatorSettings
 
 EXAMPLES = examples("argosy bugreport .", "argosy bugreport /tmp/argosy.tar.gz")
 
@@ -36,6 +36,11 @@ def bugreport(
 
     Keys, tokens and passwords are left out. Works whether the coordinator runs or not, as root or as its user.
     """
+    # what they bring, SQLAlchemy for one, other commands can spare
+    from argosy_common.bugreport import Report, files_below, journal_of, report_name  # noqa: PLC0415
+    from argosy_server.settings import load_settings  # noqa: PLC0415
+    from argosy_server.store.inspection import look_at  # noqa: PLC0415
+
     settings, now = load_settings(config, state_dir), SystemClock().wall()
     report = Report("argosy bugreport")
     report.add("versions.json", _versions)
@@ -56,6 +61,9 @@ def bugreport(
 
 
 def _versions() -> dict[str, object]:
+    from argosy_common.bugreport import versions  # noqa: PLC0415  (as above)
+    from argosy_server.broker import find_mosquitto  # noqa: PLC0415
+
     found = versions()
     if (mosquitto := find_mosquitto()) is not None:
         # it prints its version, and then ends with 3

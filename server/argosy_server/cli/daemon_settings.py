@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from argosy_server.settings import DEFAULT_CONFIG
+from argosy_server.paths import DEFAULT_CONFIG
 
 ConfigFile = Annotated[
     Path | None,

@@ -85,7 +85,7 @@ class Presence:
             daemon_rss=vitals.rss,
             worker_rss=worker_rss(),
             doing=doing,
-            yielding=yielding,
+            yielding=yielding or None,
             battery=vitals.battery,
             on_mains=vitals.on_mains,
             throttled=vitals.throttled,

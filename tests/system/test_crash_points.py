@@ -19,7 +19,6 @@ WITHOUT_MODEL = tuple(point for point in POINTS if point != "model.added")
 """This app exports none."""
 LATER = {"phase.begun": 5, "reply.arrived": 7, "answer.forwarded": 8, "checkpoint.recorded": 4}
 """Points that are come to often, and are tried once more in the midst of a run."""
-QUICK = ("run.recorded", "instructions.recorded", "reply.recorded:7", "checkpoint.recorded:4", "run.told")
 
 
 @pytest.fixture
@@ -71,13 +70,6 @@ def undisturbed(fleet: LocalFleet) -> tuple[object, ...]:
     assert reference[0] == "finished"
     assert len(reference) == 7
     return reference
-
-
-def test_killed_here_and_there_a_run_ends_as_if_it_had_not_been(fleet: LocalFleet) -> None:
-    reference = undisturbed(fleet)
-    for point in QUICK:
-        row = walk(fleet, point)
-        assert what_it_came_to(fleet, row) == reference, (point, told_of(fleet, row))
 
 
 @pytest.mark.slow

@@ -153,8 +153,8 @@ class Heartbeat(Body):
     daemon_rss: Size | None = None
     worker_rss: Size | None = None
     doing: Short = "idle"
-    yielding: Short = ""
-    """`lowered` or `paused`: the priority of what it trains, since its models answer too slowly; else empty."""
+    yielding: Short | None = None
+    """`lowered` or `paused`: the priority of what it trains, since its models answer too slowly."""
     battery: Share | None = None
     """How full it is; the mean of several."""
     on_mains: bool | None = None

@@ -37,6 +37,8 @@ class Material:
     work: Path
     """A folder for what it makes of the model; kept with the model's version."""
     threads: int = 1
+    form: Path | None = None
+    """The same model as a file of this backend's own form, where the version has one."""
 
 
 class Session(Protocol):

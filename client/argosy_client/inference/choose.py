@@ -132,7 +132,17 @@ def _key(manifest: Manifest, allowed: Iterable[str], threads: int, budget_mb: fl
     """Name what the choice depends on. Versions of one structure have the same spec and a file of the same size."""
     spec = manifest.model_dump(mode="json", include={"input", "output", "exits", "backends"})
     runtimes = {name: _version(name) for name in _RUNTIMES}
-    facts = [spec, manifest.onnx.size, runtimes, sorted(allowed), threads, budget_mb, platform.machine(), _processor()]
+    facts = [
+        spec,
+        manifest.onnx.size,
+        sorted(manifest.forms),
+        runtimes,
+        sorted(allowed),
+        threads,
+        budget_mb,
+        platform.machine(),
+        _processor(),
+    ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from argosy_client.inference.backend import Array
 from argosy_common.artefact import Manifest
 from argosy_common.artefact.golden import unpack_golden
-from argosy_common.artefact.manifest import Blob
+from argosy_common.artefact.manifest import FORM_SUFFIX, Blob
 from argosy_common.errors import ArtefactInvalid, ModelMissing
 from argosy_common.files import private_folder, write_atomic
 from argosy_common.logs import get_logger
@@ -61,14 +61,18 @@ class Version:
             raise ArtefactInvalid(what=f"file {path / MANIFEST}", why=error.strerror or error) from None
         if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
             raise ArtefactInvalid(what=f"file {path / MANIFEST}", why=f"it is of {manifest.reference}")
-        _check(path / ONNX, manifest.onnx)
-        _check(path / GOLDEN, manifest.golden.blob)
+        for file, blob in manifest.blobs.items():
+            _check(path / file, blob)
         return cls(path, manifest)
 
     @property
     def onnx(self) -> Path:
         """The model's file."""
         return self.path / ONNX
+
+    def form(self, backend: str) -> Path | None:
+        """Return the model's file in the form of a backend; None where it comes as ONNX alone."""
+        return self.path / f"{backend}{FORM_SUFFIX}" if backend in self.manifest.forms else None
 
     @property
     def work(self) -> Path:

@@ -66,7 +66,8 @@ def _session(backend: Backend, version: Version, threads: int) -> Session:
         WrongAnswers: it gives other answers now.
         Exception: whatever the backend raises.
     """
-    session = backend.open(Material(version.onnx, version.manifest, version.samples, version.work, threads))
+    form = version.form(backend.name)
+    session = backend.open(Material(version.onnx, version.manifest, version.samples, version.work, threads, form))
     try:
         judge(backend, session, version)
         inputs, _ = version.golden

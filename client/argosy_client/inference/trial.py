@@ -74,7 +74,8 @@ def try_here(backend: Backend, version: Version, *, threads: int, seconds: float
     """Try a backend in this process."""
     manifest = version.manifest
     try:
-        material = Material(version.onnx, manifest, version.samples, version.work, threads)
+        form = version.form(backend.name)
+        material = Material(version.onnx, manifest, version.samples, version.work, threads, form)
         session = backend.open(material)
         agreement = judge(backend, session, version)
         inputs, _ = version.golden

@@ -86,13 +86,14 @@ class Arrival:
 
     def bring(self, task: Task, manifest: Manifest, signature: Signature) -> None:
         """Fetch a version and put it on disk: step 4."""
-        refs = [_ref(manifest.onnx), _ref(manifest.golden.blob)]
+        files = {file: _ref(blob) for file, blob in manifest.blobs.items()}
+        refs = list(files.values())
         for ref in refs:
             self._blobs.pin(ref.digest)
         try:
             self._fetch(task, [ref for ref in dict.fromkeys(refs) if not self._blobs.has(ref.digest)])
-            onnx, golden = (self._blobs.path(ref.digest) for ref in refs)
-            self._store.install(manifest, signature, onnx, golden)
+            sources = {file: self._blobs.path(ref.digest) for file, ref in files.items()}
+            self._store.install(manifest, signature, sources)
         finally:
             for ref in refs:
                 self._blobs.unpin(ref.digest)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -95,8 +96,10 @@ class ModelStore:
         """Tell whether a version is here, whole."""
         return self.version_folder(name, version).is_dir()
 
-    def install(self, manifest: Manifest, signature: Signature, onnx: Path, golden: Path) -> None:
+    def install(self, manifest: Manifest, signature: Signature, sources: Mapping[str, Path]) -> None:
         """Put a version on disk, out of files that are checked while they are copied. It is not in force yet.
+
+        `sources` has the files of `Manifest.blobs`, by their names there.
 
         Raises:
             ArtefactInvalid: a file is not what the manifest says; nothing was kept.
@@ -104,12 +107,12 @@ class ModelStore:
         name, target = manifest.name, self.version_folder(manifest.name, manifest.version)
         self.tidy(name)
         incoming = target.with_name(f".incoming-{manifest.version}")
-        needed = manifest.onnx.size + manifest.golden.blob.size
+        needed = sum(blob.size for blob in manifest.blobs.values())
         try:
             with storage_errors(target, needed):
                 private_folder(incoming)
-                _copy(onnx, incoming / MODEL, manifest.onnx, "model")
-                _copy(golden, incoming / GOLDEN, manifest.golden.blob, "golden vectors")
+                for file, blob in manifest.blobs.items():
+                    _copy(sources[file], incoming / file, blob, _what(file))
                 write_atomic(incoming / SIGNATURE, signature.model_dump_json().encode())
                 write_atomic(incoming / MANIFEST, manifest.canonical())
                 if target.is_dir():  # the card had damaged it
@@ -133,8 +136,8 @@ class ModelStore:
                 signature = Signature.model_validate_json((folder / SIGNATURE).read_bytes())
                 verify(signature, Purpose.MANIFEST, data, root_pem)
                 manifest = Manifest.parse(data)
-                _check(folder / MODEL, manifest.onnx, "model")
-                _check(folder / GOLDEN, manifest.golden.blob, "golden vectors")
+                for file, blob in manifest.blobs.items():
+                    _check(folder / file, blob, _what(file))
             except FileNotFoundError as error:
                 raise ArtefactInvalid(what="folder", why=f"{Path(error.filename).name} is missing") from None
             except ValidationError:
@@ -194,6 +197,11 @@ class ModelStore:
         path = self.folder / name / file
         with storage_errors(path, len(data)):
             write_atomic(private_folder(path.parent) / file, data)
+
+
+def _what(file: str) -> str:
+    """Return what a file is, in words."""
+    return {MODEL: "model", GOLDEN: "golden vectors"}.get(file, f"file {file}")
 
 
 def _copy(source: Path, target: Path, blob: Blob, what: str) -> None:

@@ -19,9 +19,11 @@ FORM = 1
 MAX_BYTES = 256 * 1024
 """Of a manifest's canonical form; more is refused unread."""
 
-_LATER = ("exit_confidence",)
+_LATER = ("exit_confidence", "forms")
 """Fields that were added since: left out of the canonical form where they say nothing, so that what was signed before
 has the bytes that it had."""
+
+FORM_SUFFIX = ".form"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -113,6 +115,8 @@ class Manifest(_Part):
     """What it saw where it was trained, to tell drift from."""
     backends: Annotated[list[Name], Field(max_length=32)] = []
     """Only these may run it; empty: any."""
+    forms: Annotated[dict[Name, Blob], Field(max_length=8)] = {}
+    """The same model as files of other runtimes, by the backend that takes them; they must answer as the ONNX file."""
 
     @model_validator(mode="after")
     def _holds_together(self) -> Manifest:
@@ -136,11 +140,17 @@ class Manifest(_Part):
         """Return `name:version`, for people."""
         return f"{self.name}:{self.version}"
 
+    @property
+    def blobs(self) -> dict[str, Blob]:
+        """Return the files that are fetched apart, by their names in a version's folder."""
+        forms = {f"{name}{FORM_SUFFIX}": blob for name, blob in self.forms.items()}
+        return {"model.onnx": self.onnx, "golden.bin": self.golden.blob, **forms}
+
     def canonical(self) -> bytes:
         """Return the bytes that are signed."""
         told = self.model_dump(mode="json")
         for name in _LATER:
-            if told[name] is None:
+            if told[name] in (None, {}):
                 del told[name]
         return json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 

@@ -69,7 +69,7 @@ class Deploys:
         if found is None:
             row = self._store.models.get(f"{name}:{version}")
             manifest = Manifest.parse(row.manifest)
-            digests = frozenset(bytes.fromhex(blob.digest) for blob in (manifest.onnx, manifest.golden.blob))
+            digests = frozenset(bytes.fromhex(blob.digest) for blob in manifest.blobs.values())
             found = self._versions[name, version] = _Version(row, digests)
         return found
 

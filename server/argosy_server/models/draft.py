@@ -44,6 +44,7 @@ class Draft(BaseModel):
     preprocessing: Annotated[Standardise | Image, Field(discriminator="kind")] | None = None
     labels: list[str] = []
     backends: list[str] = []
+    forms: dict[str, Blob] = {}
     seen: Sketch | None = None
 
     @classmethod
@@ -61,6 +62,11 @@ class Draft(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the draft as plain data."""
         return self.model_dump(mode="json")
+
+    @property
+    def blobs(self) -> list[Blob]:
+        """Return all its files."""
+        return [self.onnx, self.golden.blob, *self.forms.values()]
 
     def with_seen(self, seen: Sketch | None) -> Draft:
         """Return the draft with what devices trained on, where they said so and it is of inputs such as these."""

@@ -6,6 +6,7 @@ the job: `model.onnx`, `golden.bin` and `outcome.json`, which holds a draft or a
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -16,6 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flwr.app import ArrayRecord
+
+from argosy_common.artefact.manifest import FORM_SUFFIX, Blob
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.errors import ArgosyError, ExportToolsMissing, ModelExportFailed
 from argosy_common.files import write_atomic
@@ -58,7 +62,19 @@ def export(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     samples = _call(settings.samples, job["run_config"]) if settings.samples else None
     draft, golden = examine(model, settings, samples)
     (folder / "golden.bin").write_bytes(golden)
-    return draft.to_wire()
+    forms = {name: _form(name, hook, arrays, job, folder) for name, hook in settings.forms.items()}
+    return draft.model_copy(update={"forms": forms}).to_wire()
+
+
+def _form(name: str, hook: str, arrays: ArrayRecord, job: dict[str, Any], folder: Path) -> Blob:
+    """Have the app make the model's form for another runtime; boards check its answers, which nothing here can."""
+    data = _call(hook, arrays, job["run_config"])
+    if not isinstance(data, bytes | bytearray | memoryview) or not data:
+        raise ModelExportFailed(why=f"its form for {name} is a {type(data).__name__}, not the bytes of a file")
+    if bytes(data[:2]) == b"PK" or bytes(data[:1]) == b"\x80":
+        raise ModelExportFailed(why=f"its form for {name} is a pickle or what torch.save writes")
+    (folder / f"{name}{FORM_SUFFIX}").write_bytes(data)
+    return Blob(digest=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
 def _call(component: str, *offered: object) -> Any:  # noqa: ANN401  (whatever an app returns)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from argosy_common.artefact.manifest import Blob
+from argosy_common.artefact.manifest import FORM_SUFFIX, Blob
 from argosy_common.blobs import BlobRef, BlobStore
 from argosy_common.clock import Clock
 from argosy_common.errors import ArgosyError, ModelExportFailed, ModelExportTimeout, error_from_wire
@@ -61,7 +61,8 @@ def export_model(
         path.write_text(json.dumps(job))
         code = _run(path, settings.time_limit_s, clock, stopped)
         draft = _outcome(folder / "outcome.json", code)
-        for file, blob in (("model.onnx", draft.onnx), ("golden.bin", draft.golden.blob)):
+        forms = {f"{name}{FORM_SUFFIX}": blob for name, blob in draft.forms.items()}
+        for file, blob in {"model.onnx": draft.onnx, "golden.bin": draft.golden.blob, **forms}.items():
             _keep(folder / file, blob, store)
         return draft
     finally:

@@ -54,7 +54,7 @@ class ModelRegistry:
             ArtefactInvalid: what it says does not hold together.
             ModelNotFound: there is no such parent.
         """
-        for blob in (draft.onnx, draft.golden.blob):
+        for blob in draft.blobs:
             self._require(blob)
         key, chain = self._ca.signer(SIGNER)
 

@@ -59,6 +59,8 @@ class ModelSettings(Description):
     """`(arrays: ArrayRecord) -> bytes`, or with the run's configuration as a second parameter: the ONNX file."""
     samples: Component | None = None
     """`() -> arrays`, or with the run's configuration: some inputs for the golden vectors; None: none to be had."""
+    forms: Annotated[dict[Name, Component], Field(max_length=8)] = {}
+    """By backend, `(arrays) -> bytes`, or with the run's configuration: the same model as a file of that runtime."""
     time_limit_s: Annotated[float, Field(gt=0, le=86400)] = TIME_LIMIT_S
 
     @classmethod

@@ -667,7 +667,7 @@ class RunSupervisor:
         try:
             parts = Draft.from_wire(draft)
             with self._lock:
-                self._kept.update(bytes.fromhex(blob.digest) for blob in (parts.onnx, parts.golden.blob))
+                self._kept.update(bytes.fromhex(blob.digest) for blob in parts.blobs)
             made = self._exported_before(active.run, name, parts) or self._models.add(
                 name, parts, origin, actor=f"run:{active.run}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -123,7 +124,11 @@ class Models:
     def digests(self) -> set[str]:
         """Return the digests of all blobs that some version needs."""
         with self._database.read() as session:
-            return {each for pair in session.execute(select(Model.onnx_digest, Model.golden_digest)) for each in pair}
+            rows = list(session.execute(select(Model.onnx_digest, Model.golden_digest, Model.manifest)))
+        found = {digest for onnx, golden, _ in rows for digest in (onnx, golden)}
+        for _, _, manifest in rows:
+            found.update(form["digest"] for form in json.loads(manifest).get("forms", {}).values())
+        return found
 
 
 def _find(session: Session, reference: str) -> Model:

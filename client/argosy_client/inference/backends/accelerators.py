@@ -1,7 +1,7 @@
 """Accelerators that cannot run an ONNX file as it comes: they say what they would need. None was tested on hardware.
 
-Coral and Hailo run files that their makers' compilers make on an x86 machine; LiteRT runs its own form. None of these
-can be made on the board from each round's model, so today each says so wherever its hardware and runtime are there.
+Coral and Hailo run files that their makers' compilers make on an x86 machine. None of these can be made on the board
+from each round's model, so today each says so wherever its hardware and runtime are there.
 """
 
 from __future__ import annotations
@@ -36,14 +36,6 @@ class _Accelerator:
     def open(self, material: Material) -> Session:
         """See `Backend.open`; it never is, since it is unavailable."""
         raise NotImplementedError(self.unavailable(Path("/")))
-
-
-class LiteRt(_Accelerator):
-    """Google's LiteRT on the CPU."""
-
-    name = "litert"
-    package = "ai_edge_litert"
-    form = "models in LiteRT's own form (.tflite)"
 
 
 class EdgeTpu(_Accelerator):

@@ -83,7 +83,8 @@ def measured(settings: DeviceSettings, model: str, deadline_ms: float | None) ->
     if choice.remembered:  # of another day, or another version of the same structure
         anew = tried(choice.backend, version, threads=wanted.threads)
         figures = figures if anew.refused else anew
-    material = Material(version.onnx, version.manifest, version.samples, version.work, wanted.threads)
+    form = version.form(choice.backend)
+    material = Material(version.onnx, version.manifest, version.samples, version.work, wanted.threads, form)
     session = installed()[choice.backend].open(material)
     line = Line(to_coordinator(settings.state_dir))
     try:

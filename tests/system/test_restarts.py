@@ -123,6 +123,7 @@ def test_a_run_goes_on_when_its_coordinator_is_back_and_no_device_trains_twice(
     run = fleet.run(lab, rounds=3, config={"train-seconds": "3", "timeout": "600", "floats": "60000"})
     with watching(fleet, run, tmp_path) as watch:
         wait_training(fleet, "d1", before + 1)
+        wait_until(lambda: "round 1" in watch.out, 60, "the watch to show the round")
         fleet.kill("coordinator", number)
         wait_until(lambda: "Trying again until it is back." in watch.err, 30, "the watch to say that it is away")
         fleet.start_coordinator()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from argosy_common.secagg import override
-from argosy_common.secure_ledger import Ledger
+from argosy_common.secure_ledger import OPEN, Ledger
 from tests.common.flower.secure.fleet import SecureFleet, instructions
 from tests.common.flower.secure.test_secure_grid import BASE, check
 
@@ -30,8 +32,11 @@ def train(fleet: SecureFleet) -> Any:  # noqa: ANN401  (messages, the first of t
     return next(iter(grid.send_and_receive(instructions(fleet, BASE), timeout=100)))
 
 
-def killed_while(fleet: SecureFleet, stage: str) -> bytes:
-    """Let the coordinator die when the first device is asked for this; return the sid of what is undecided."""
+def killed_while(fleet: SecureFleet, stage: str, *, announced: bool = False) -> bytes:
+    """Let the coordinator die when the first device is asked for this; return the sid of what is undecided.
+
+    Unless it is to stay, what it was announced with is lost, and nobody can have the holders give it up.
+    """
 
     def die(_node: int, seen: str, _message: object) -> None:
         if seen == stage and len([it for _, it, _ in fleet.seen if it == "update"]) >= len(fleet.nodes):
@@ -42,6 +47,8 @@ def killed_while(fleet: SecureFleet, stage: str) -> bytes:
         train(fleet)
     fleet.up = lambda _node, _stage, message: message
     (found,) = ledger_of(fleet).undecided()
+    if not announced:
+        shutil.rmtree(fleet.folder / "ledger" / OPEN)
     assert len(found.attempt.members) == len(fleet.nodes)
     return found.attempt.sid
 
@@ -72,6 +79,19 @@ def test_an_undecided_attempt_is_refused_by_name_and_with_the_override_the_same_
     fleet.away = {(fleet.nodes[4], "update")}  # as after one that was given up, any set may be summed
     check(train(fleet), fleet.nodes[:4])
     assert ledger_of(fleet).undecided() == []
+
+
+@pytest.mark.parametrize("stage", ["update", "vote"])
+def test_an_attempt_that_a_coordinator_left_open_is_given_up_with_proof_and_the_next_one_passes(
+    tmp_path: Path, stage: str
+) -> None:
+    """No holder has voted for its set: they all say that none will be summed, and any set may be from then on."""
+    fleet = SecureFleet(tmp_path, 5)
+    killed_while(fleet, stage, announced=True)
+    fleet.away = {(fleet.nodes[4], "update")}
+    check(train(fleet), fleet.nodes[:4])
+    assert ledger_of(fleet).undecided() == []
+    assert list((fleet.folder / "ledger" / OPEN).iterdir()) == []
 
 
 def test_a_coordinator_that_died_before_anything_was_handed_over_left_the_attempt_behind(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from argosy_client.inference.folder import CURRENT, GOLDEN, MANIFEST, ONNX, Version
 from argosy_common.artefact import Manifest
 from argosy_common.artefact.golden import pack_golden
-from argosy_common.artefact.manifest import Blob
+from argosy_common.artefact.manifest import FORM_SUFFIX, Blob
 
 SHAPE, CLASSES = (6, 128), 6
 LABELS = ["walking", "upstairs", "downstairs", "sitting", "standing", "lying"]
@@ -104,14 +106,19 @@ def put(
     *,
     name: str = "har",
     previous: int | None = None,
+    forms: Mapping[str, bytes] = MappingProxyType({}),
     **fields: Any,  # noqa: ANN401  (the manifest's)
 ) -> Version:
     """Write a version's folder and put it in force, as the daemon does."""
+    if forms:
+        fields["forms"] = {each: blob(data).model_dump() for each, data in forms.items()}
     manifest, vectors = artefact(model, version, name=name, **fields)
     folder = models / name / str(version)
     folder.mkdir(parents=True)
     (folder / ONNX).write_bytes(model)
     (folder / GOLDEN).write_bytes(vectors)
+    for each, data in forms.items():
+        (folder / f"{each}{FORM_SUFFIX}").write_bytes(data)
     (folder / MANIFEST).write_bytes(manifest.canonical())
     (folder.parent / CURRENT).write_text(f'{{"version": {version}, "previous": {previous or "null"}}}')
     return Version.open(folder)

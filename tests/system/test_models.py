@@ -119,6 +119,8 @@ def _first_version(fleet: LocalFleet, tmp_path: Path) -> None:
             )
             (served,) = client.models()
             assert (served["version"], served["ran_on"][:3]) == (1, "CPU")
+        form = fleet.device_folder(name) / "models" / "linear" / "1" / "litert.form"
+        assert form.read_bytes().startswith(b"no model at all")
 
 
 def _second_version(fleet: LocalFleet) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from argosy_client.inference.backend import Array, Backend, Material, installed
+from argosy_client.inference.backends.litert import LiteRt, LiteRtInt8
 from argosy_client.inference.backends.onnx_runtime import Fp32
 from argosy_client.inference.choose import choose
 from argosy_client.inference.folder import Version
 from argosy_client.inference.trial import Figures, tried, try_here
 from argosy_common.artefact.golden import pack_golden
-from argosy_common.errors import NoBackend
+from argosy_common.errors import ArtefactInvalid, NoBackend
+from tests.litert import linear_pair
 from tests.models import answers, network, put, samples, windows
 
 
@@ -99,6 +101,34 @@ def test_every_installed_backend_gives_right_answers_and_says_what_ran(
     assert 0 < found.p50_ms <= found.p95_ms
     assert 10 < found.rss_mb < 2000
     assert found.agreement >= 0.99
+
+
+def test_a_form_of_another_runtime_is_run_checked_and_refused_where_it_is_missing_wrong_or_none(models: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    backend = LiteRt()
+    onnx, litert = linear_pair()
+    good = try_here(backend, put(models, onnx, 1, forms={"litert": litert}), threads=1, seconds=0.05)
+    assert (good.refused, good.ran_on) == ("", "CPU (LiteRT)")
+    assert good.p50_ms > 0
+    missing = try_here(backend, put(models, onnx, 2), threads=1, seconds=0.0)
+    assert "forms.litert" in missing.refused
+    wrong = try_here(backend, put(models, onnx, 3, forms={"litert": linear_pair(off=0.5)[1]}), threads=1, seconds=0.0)
+    assert "golden inputs are wrong" in wrong.refused
+    assert try_here(backend, put(models, onnx, 4, forms={"litert": b"none"}), threads=1, seconds=0.0).refused
+    samples(models)
+    assert (
+        try_here(LiteRtInt8(), put(models, onnx, 5, forms={"litert-int8": litert}), threads=1, seconds=0.0).agreement
+        == 1
+    )
+
+
+def test_a_form_that_went_bad_on_the_card_is_noticed(models: Path) -> None:
+    version = put(models, network(), 1, forms={"litert": b"a form"})
+    assert version.form("litert") is not None
+    assert version.form("hailo") is None
+    (version.path / "litert.form").write_bytes(b"another")
+    with pytest.raises(ArtefactInvalid, match=r"litert\.form"):
+        Version.open(version.path)
 
 
 def test_int8_is_not_used_without_inputs_of_this_board(version: Version) -> None:

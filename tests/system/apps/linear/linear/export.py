@@ -29,3 +29,8 @@ def export_model(arrays: ArrayRecord, config: dict) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return model.SerializeToString()
+
+
+def a_form(arrays: ArrayRecord) -> bytes:
+    """Return what only a board with LiteRT would look at, and refuse."""
+    return b"no model at all, " + arrays.to_numpy_ndarrays()[1].tobytes()

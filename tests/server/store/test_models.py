@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -73,9 +75,10 @@ def test_one_version_of_a_name_is_promoted(store: Store) -> None:
 
 
 def test_the_digests_in_use_are_those_of_every_version(store: Store) -> None:
-    for _ in range(2):
-        store.models.add("har", _made, actor="me")
-    assert store.models.digests() == {f"{number:064x}" for number in (1, 2, 257, 258)}
+    for forms in ({}, {"litert": {"digest": "ab" * 32, "size": 1}}):
+        manifest = json.dumps({"forms": forms} if forms else {}).encode()
+        store.models.add("har", lambda *given, it=manifest: replace(_made(*given), manifest=it), actor="me")  # type: ignore[misc]
+    assert store.models.digests() == {*(f"{number:064x}" for number in (1, 2, 257, 258)), "ab" * 32}
 
 
 def test_threads_that_add_at_once_get_versions_of_their_own(store: Store) -> None:

@@ -176,7 +176,7 @@ def _memory(bench: Benchmark, fleet: LocalFleet) -> None:
         "supervisor_rss_mb",
         sum(used) / len(used),
         "<= 35",
-        against="no worker; Flower's SuperNode is measured in `round_overhead`",
+        against=f"{len(used)} idle daemons without a worker",
     )
 
 

@@ -77,7 +77,7 @@ def test_one_version_of_a_name_is_promoted(store: Store) -> None:
 def test_the_digests_in_use_are_those_of_every_version(store: Store) -> None:
     for forms in ({}, {"litert": {"digest": "ab" * 32, "size": 1}}):
         manifest = json.dumps({"forms": forms} if forms else {}).encode()
-        store.models.add("har", lambda *given, it=manifest: replace(_made(*given), manifest=it), actor="me")  # type: ignore[misc]
+        store.models.add("har", lambda *given, it=manifest: replace(_made(*given), manifest=it), actor="me")
     assert store.models.digests() == {*(f"{number:064x}" for number in (1, 2, 257, 258)), "ab" * 32}
 
 

@@ -118,7 +118,7 @@ def machines() -> list[Machine]:
         ),
         Machine(
             "An upgrade of a device's packages, on the device",
-            "In `upgrade.json`, which root writes. A new order begins at `installing`, or ends at once as `refused`. `fail`: "
+            "In `upgrade.json`, which root writes. An order begins at `installing`, or ends as `refused`. `fail`: "
             "it could not be installed, or the daemon did not connect in time; `back`: the coordinator's word.",
             "client/argosy_client/upgrading/steps.py",
             steps.Step.INSTALLING.value,

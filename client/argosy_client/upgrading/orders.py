@@ -59,10 +59,10 @@ class Orders:
 
     def take(self, _envelope: Envelope, body: Upgrade) -> None:
         """Take the coordinator's word. What is over already is answered again."""
+        known = self._record()
+        mine = known is not None and (known.rollout, known.version) == (body.rollout, body.version)
         try:
             self._check()
-            known = self._record()
-            mine = known is not None and (known.rollout, known.version) == (body.rollout, body.version)
             if known is not None and mine and known.step in ENDS and not (body.back and known.step is Step.UPGRADED):
                 self._tell(known)
             elif body.back and not mine:
@@ -72,8 +72,9 @@ class Orders:
                 self._say(body, "fetching", running=known.running if known else "")
         except ArgosyError as error:
             log.warning("upgrade.refused", version=body.version, code=error.code, why=error.message)
-            known = self._record()
-            self._say(body, "refused", error, running=known.running if known else "")
+            # what this upgrade has done already is done, whatever may be done no more
+            state = _SAID[known.step] if known is not None and mine else "refused"
+            self._say(body, state, error, running=known.running if known else "")
 
     def link_up(self) -> None:
         """Note for root that this process was connected, and tell where the last upgrade stands."""
@@ -81,10 +82,9 @@ class Orders:
             return
         note = json.dumps({"invocation": os.environ.get("INVOCATION_ID", "")}).encode()
         try:
-            if not (self._inbox / HEALTHY).is_file() or (self._inbox / HEALTHY).read_bytes() != note:
-                self._write(HEALTHY, note)
-        except (OSError, ArgosyError) as error:
-            log.error("upgrade.health_not_noted", why=str(error))
+            self._write(HEALTHY, note)
+        except ArgosyError as error:
+            log.error("upgrade.health_not_noted", code=error.code, why=error.message)
         self._report()
 
     def tick(self) -> None:
@@ -102,15 +102,15 @@ class Orders:
             raise UpgradeNotAllowed
 
     def _ask(self, body: Upgrade) -> None:
-        request = Request(rollout=body.rollout, version=body.version, back=body.back).pack()
-        path = self._inbox / REQUEST
-        if not path.is_file() or path.read_bytes() != request:
-            log.info("upgrade.asked", rollout=body.rollout, version=body.version, back=body.back)
-            self._write(REQUEST, request)
+        log.info("upgrade.asked", rollout=body.rollout, version=body.version, back=body.back)
+        self._write(REQUEST, Request(rollout=body.rollout, version=body.version, back=body.back).pack())
 
     def _write(self, name: str, data: bytes) -> None:
+        """Write a file, unless it is there and the same: what is said again must not wear out the card."""
         try:
-            write_atomic(private_folder(self._inbox) / name, data)
+            path = private_folder(self._inbox) / name
+            if not path.is_file() or path.read_bytes() != data:
+                write_atomic(path, data)
         except OSError as error:
             raise StorageFailed(path=self._inbox, why=error.strerror or error) from error
 
@@ -124,6 +124,8 @@ class Orders:
             error = UpgradeRefused(version=record.version, why=record.why)
         elif record.step in (Step.RETURNING, Step.ROLLED_BACK) and record.why:
             error = UpgradeFailed(version=record.version, why=record.why)
+        elif record.why:  # it was to go back, and may not
+            error = UpgradeNotAllowed()
         about = Upgrade(rollout=record.rollout, version=record.version)
         self._say(about, _SAID[record.step], error, running=record.running)
 

@@ -122,6 +122,28 @@ class Allowance:
             return cls()
 
 
+class Service:
+    """The daemon, as the service manager has it."""
+
+    def is_active(self) -> bool:
+        """Tell whether it said that it is ready, and runs."""
+        return self._systemctl("is-active", SERVICE) == "active"
+
+    def invocation(self) -> str:
+        """Return what tells this start of it from all others; empty where it was not started."""
+        return self._systemctl("show", "--property=InvocationID", "--value", SERVICE)
+
+    def restart(self) -> None:
+        """Have it started anew, without waiting for that."""
+        self._systemctl("restart", "--no-block", SERVICE)
+
+    @staticmethod
+    def _systemctl(*words: str) -> str:
+        command = ["systemctl", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SYSTEMCTL_S, check=False)
+        return done.stdout.strip()
+
+
 class Program:
     """One run of the program. Folders and time may be others in a test."""
 
@@ -132,6 +154,7 @@ class Program:
         folder: Path = ROOT_FOLDER,
         settings: Path = SETTINGS,
         packages: Packages | None = None,
+        service: Service | None = None,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -139,6 +162,7 @@ class Program:
         self._folder = folder
         self._settings = settings
         self._packages = packages or Packages()
+        self._service = service or Service()
         self._sleep = sleep
         self._monotonic = monotonic
         self._stopping = False
@@ -186,7 +210,10 @@ class Program:
         known = self._record()
         if known is None or (known.rollout, known.version) != (request.rollout, request.version):
             return
-        if known.step is not Step.UPGRADED or not self._allowance().allowed:
+        if known.step is not Step.UPGRADED:
+            return
+        if not self._allowance().allowed:
+            self._keep(replace(known, why=f"{self._settings} does not allow that it goes back"))
             return
         returning = _followed(known, "back", why="the coordinator called it back")
         self._keep(returning if known.previous else _followed(returning, "returned"))
@@ -237,7 +264,7 @@ class Program:
             raise PackagesFailed("the system goes down")
 
     def _install(self, record: Record) -> Record:
-        before = self._invocation()
+        before = self._service.invocation()
         try:
             self._packages.install(record.version)
         except PackagesFailed as error:
@@ -250,14 +277,14 @@ class Program:
         deadline = self._monotonic() + bound
         while not self._is_healthy():
             if self._monotonic() >= deadline:
-                state = "was not connected to its coordinator" if self._is_active() else "did not run"
+                state = "was not connected to its coordinator" if self._service.is_active() else "did not run"
                 return _followed(record, "fail", why=f"the daemon {state} within {bound:.0f} s")
             self._end_if_told()
             self._sleep(1.0)
         return _followed(record, "healthy")
 
     def _return(self, record: Record) -> Record:
-        before = self._invocation()
+        before = self._service.invocation()
         self._packages.install_before(self._before(record))
         self._restart_unless_new(before)
         return _followed(replace(record, running=self._running()), "returned")
@@ -270,21 +297,14 @@ class Program:
             told = json.loads(self._inbox.read(HEALTHY) or b"{}")
         except (ValueError, RecursionError):
             return False
-        invocation = self._invocation()
-        return (
-            bool(invocation) and isinstance(told, dict) and told.get("invocation") == invocation and self._is_active()
-        )
-
-    def _is_active(self) -> bool:
-        return _systemctl("is-active", SERVICE) == "active"
-
-    def _invocation(self) -> str:
-        return _systemctl("show", "--property=InvocationID", "--value", SERVICE)
+        invocation = self._service.invocation()
+        heard = isinstance(told, dict) and told.get("invocation") == invocation
+        return heard and bool(invocation) and self._service.is_active()
 
     def _restart_unless_new(self, before: str) -> None:
         """Have the daemon started anew, where the packages' own scripts have not."""
-        if self._invocation() in ("", before):
-            _systemctl("restart", "--no-block", SERVICE)
+        if self._service.invocation() in ("", before):
+            self._service.restart()
 
     # --- what is kept
 
@@ -336,12 +356,6 @@ _STEPS: dict[Step, Callable[[Program, Record], Record]] = {
 
 def _followed(record: Record, event: str, *, why: str = "") -> Record:
     return replace(record, step=TRANSITIONS[record.step, event], why=why or record.why)
-
-
-def _systemctl(*words: str) -> str:
-    command = ["systemctl", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SYSTEMCTL_S, check=False)
-    return done.stdout.strip()
 
 
 def main() -> int:

@@ -57,9 +57,9 @@ class Upgrades(Driver[UpgradeState]):
     def _told(self, held: Held, body: UpgradeState) -> Told | None:
         if body.version != held.row.label:
             return None
-        # who is at it may have it; who had it before this rollout keeps it, and is back all the same
-        has_it = body.state == "fetching" or (body.running == held.row.label and body.state != "rolled-back")
-        report = Report(VERSION, MemberState(body.state), in_force=VERSION if has_it else None)
+        # by its word and not by what runs on it: it may have had that version before, and keep it
+        may_have_it = body.state in ("active", "fetching")
+        report = Report(VERSION, MemberState(body.state), in_force=VERSION if may_have_it else None)
         return Told(body.rollout, report, body.error, {"running": body.running})
 
     def _about(self, row: RolloutRow) -> dict[str, Any]:

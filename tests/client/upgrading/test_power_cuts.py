@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from argosy_client.upgrading import program
 from argosy_client.upgrading.packages import Change, Packages, PackagesFailed
-from argosy_client.upgrading.program import Program
+from argosy_client.upgrading.program import Program, Service
 from argosy_client.upgrading.steps import HEALTHY, INBOX, RECORD, REQUEST, Record, Request, Step, is_version
 
 
@@ -19,28 +18,27 @@ class PowerCut(BaseException):
     """Nothing catches it, as nothing catches the real one."""
 
 
-class Board(Packages):
+class Board(Packages, Service):
     """A board that loses its power at the n-th point; before and after each thing that it does is one."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.version, self.half = "1.0", False
         self.cut_at: int | None = None
         self.points = 0
         self.now = 0.0
-        self.invocation = 0
+        self.boots = 0
         self.state, self.folder = folder / "state", folder / "root"
         for each in (self.state / INBOX, self.folder):
             each.mkdir(parents=True)
         self.settings = folder / "device.toml"
         self.settings.write_text("[upgrade]\nallowed = true\n")
-        monkeypatch.setattr(program, "_systemctl", self._systemctl)
         self.boot()
 
     def boot(self) -> None:
         """Start the daemon of the version that is there, as a new boot would too."""
-        self.invocation += 1
+        self.boots += 1
         if "bad" not in self.version and not self.half:
-            (self.state / INBOX / HEALTHY).write_text(json.dumps({"invocation": str(self.invocation)}))
+            (self.state / INBOX / HEALTHY).write_text(json.dumps({"invocation": str(self.boots)}))
 
     def run(self) -> int:
         """Run what root runs, with a cut where it is due."""
@@ -49,6 +47,7 @@ class Board(Packages):
             folder=self.folder,
             settings=self.settings,
             packages=self,
+            service=self,
             sleep=self._sleep,
             monotonic=lambda: self.now,
         )
@@ -93,6 +92,18 @@ class Board(Packages):
         self.half = False
         self._point()
 
+    # --- as `Service`
+
+    def is_active(self) -> bool:
+        return True
+
+    def invocation(self) -> str:
+        return str(self.boots)
+
+    def restart(self) -> None:
+        self._point()
+        self.boot()
+
     # --- inside
 
     def _point(self) -> None:
@@ -110,15 +121,6 @@ class Board(Packages):
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
-
-    def _systemctl(self, *words: str) -> str:
-        if words[0] == "is-active":
-            return "active"
-        if words[0] == "restart":
-            self._point()
-            self.boot()
-            return ""
-        return str(self.invocation)
 
 
 def carried_out(board: Board, request: Request) -> None:
@@ -144,11 +146,11 @@ def carried_out(board: Board, request: Request) -> None:
     ids=["well", "not well", "called back"],
 )
 def test_a_power_cut_anywhere_changes_nothing_of_the_end(
-    version: str, back: bool, end: tuple[Step, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, back: bool, end: tuple[Step, str], tmp_path: Path
 ) -> None:
     cut_at, points = 0, 1
     while cut_at < points:
-        board = Board(tmp_path / str(cut_at), monkeypatch)
+        board = Board(tmp_path / str(cut_at))
         if back:
             carried_out(board, Request(5, version))
             board.points = 0
@@ -165,7 +167,7 @@ def test_a_power_cut_anywhere_changes_nothing_of_the_end(
 def test_a_version_that_takes_the_board_down_each_time_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = Board(tmp_path, monkeypatch)
+    board = Board(tmp_path)
     (board.state / INBOX / REQUEST).write_bytes(Request(5, "1.2bad").pack())
     cuts = 0
     while (board.state / INBOX / REQUEST).exists():
@@ -187,7 +189,7 @@ def test_a_version_that_takes_the_board_down_each_time_is_given_up(
 
 
 def test_a_way_back_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    board = Board(tmp_path, monkeypatch)
+    board = Board(tmp_path)
     (board.state / INBOX / REQUEST).write_bytes(Request(5, "1.2bad").pack())
     way_back = board.install_before
 

@@ -40,6 +40,17 @@ def why_not() -> str:
     return f"there is no {', '.join(missing)} here" if missing else ""
 
 
+def index(repository: Path) -> None:
+    """Make a folder of packages a repository for apt."""
+    entries = []
+    for deb in sorted(repository.glob("*.deb")):
+        control = subprocess.check_output(["dpkg-deb", "--field", str(deb)], text=True)  # noqa: S607
+        data = deb.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        entries.append(f"{control}Filename: ./{deb.name}\nSize: {len(data)}\nSHA256: {digest}\n")
+    (repository / "Packages").write_text("\n".join(entries))
+
+
 class Hours:
     """Time that passes by being slept."""
 
@@ -118,13 +129,13 @@ class AptBoard:
         for version in versions:
             for name in names:
                 self._build(name, version, script)
-        self._index()
+        index(self.repository)
 
     def withdraw(self, version: str) -> None:
         """Take a version out of the repository."""
         for deb in self.repository.glob(f"*_{version}_all.deb"):
             deb.unlink()
-        self._index()
+        index(self.repository)
 
     def install(self, version: str, names: tuple[str, ...] = NAMES) -> None:
         """Install a version as a person would, and start the daemon."""
@@ -153,15 +164,6 @@ class AptBoard:
         deb = self.repository / f"{name}_{version}_all.deb"
         command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(root), str(deb)]
         subprocess.run(command, check=True, capture_output=True)
-
-    def _index(self) -> None:
-        entries = []
-        for deb in sorted(self.repository.glob("*.deb")):
-            control = subprocess.check_output(["dpkg-deb", "--field", str(deb)], text=True)  # noqa: S607
-            data = deb.read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            entries.append(f"{control}Filename: ./{deb.name}\nSize: {len(data)}\nSHA256: {digest}\n")
-        (self.repository / "Packages").write_text("\n".join(entries))
 
     def _write_tools(self) -> None:
         root = self._system

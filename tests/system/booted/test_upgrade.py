@@ -78,7 +78,7 @@ def _start_coordinator(machine: Machine, repository: Path) -> None:
     variables = [f"--setenv=ARGOSY_COORDINATOR_{name}={value}" for name, value in COORDINATOR.items()]
     run = ["systemd-run", "--unit=coordinator", "--uid=daemon", "--gid=daemon", *variables, APART, "-P"]
     machine.run(*run, "-m", "argosy_server.cli.coordinator", "run")
-    assert until(lambda: (machine.root / "srv/coordinator/admin.sock").exists(), patience_s=60), [
+    assert until((machine.root / "srv/coordinator/admin.sock").exists, patience_s=60), [
         entry["MESSAGE"] for entry in machine.journal("coordinator")
     ]
 

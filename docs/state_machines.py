@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from argosy_client import instruction, renewal, yielding
 from argosy_client.models import deployment
+from argosy_client.upgrading import steps
 from argosy_client.worker import priority
 from argosy_common.blobs import receiver, sender
 from argosy_common.link import connection
@@ -99,7 +100,7 @@ def machines() -> list[Machine]:
             after=_resumes(instruction.RESUME),
         ),
         Machine(
-            "A rollout of a model",
+            "A rollout of a model, or of the devices' packages",
             "In the coordinator's database. `advance`: the next ring opens; `pause`, `resume` and `stop` are an "
             "operator's; the others follow from what devices report, and from time.",
             "server/argosy_server/models/rollout.py",
@@ -114,6 +115,15 @@ def machines() -> list[Machine]:
             deployment.State.FETCHING.value,
             _moved(deployment.TRANSITIONS),
             after=_resumes(deployment.RESUME),
+        ),
+        Machine(
+            "An upgrade of a device's packages, on the device",
+            "In `upgrade.json`, which root writes. An order begins at `installing`, or ends as `refused`. `fail`: "
+            "it could not be installed, or the daemon did not connect in time; `back`: the coordinator's word.",
+            "client/argosy_client/upgrading/steps.py",
+            steps.Step.INSTALLING.value,
+            _moved(steps.TRANSITIONS),
+            after=_resumes(steps.RESUME),
         ),
         Machine(
             "The presence of a device",

@@ -40,6 +40,7 @@ from argosy_client.run_files import RunFiles
 from argosy_client.settings import DeviceSettings, load_settings, shown_name
 from argosy_client.telemetry import Telemetry
 from argosy_client.time_floor import TimeFloor
+from argosy_client.upgrading.orders import Orders
 from argosy_client.worker.host import WorkerHost, WorkerLimits
 from argosy_client.yielding import Yielding
 from argosy_common import logs
@@ -55,7 +56,17 @@ from argosy_common.logs import get_logger
 from argosy_common.notify import Notifier
 from argosy_common.secure_home import SecureHome
 from argosy_common.service import Condition, Progress, Signals, reread, serve
-from argosy_common.wire.bodies import TRANSFER_KINDS, Cancel, Deploy, Instruction, Rebirth, Received, Refused, Withdraw
+from argosy_common.wire.bodies import (
+    TRANSFER_KINDS,
+    Cancel,
+    Deploy,
+    Instruction,
+    Rebirth,
+    Received,
+    Refused,
+    Upgrade,
+    Withdraw,
+)
 from argosy_common.wire.envelope import Envelope
 from argosy_common.wire.topics import DeviceTopics
 
@@ -174,6 +185,7 @@ class Device:
             inference=inference or self._hosted or NoInference(),
             report_s=settings.inference.report_s,
         )
+        self._upgrades = Orders(settings.upgrade, state_dir, tell=self._gateway.post)
         self._yielding = Yielding(
             paces=self._hosted.paces if self._hosted else lambda: None,
             training=lambda: self._jobs.doing == "running",
@@ -239,6 +251,7 @@ class Device:
         self._gateway.handle(Refused, self._on_refused)
         self._gateway.handle(Deploy, self._models.deploy)
         self._gateway.handle(Withdraw, self._models.withdraw)
+        self._gateway.handle(Upgrade, self._upgrades.take)
         self._gateway.handle(Rebirth, lambda _envelope, _body: self._on_rebirth())
         for kind in TRANSFER_KINDS:
             self._gateway.handle(kind, lambda _envelope, body: self._exchange.handle(COORDINATOR, body))
@@ -271,6 +284,7 @@ class Device:
         self._exchange.peer_up(COORDINATOR)
         self._outbox.link_up()
         self._models.link_up()
+        self._upgrades.link_up()
         self._beat()
         self._note_status(connected=True)
 
@@ -327,6 +341,7 @@ class Device:
             self._guarded(self._outbox.tick)
             self._guarded(self._jobs.tick)
             self._guarded(self._models.tick)
+            self._guarded(self._upgrades.tick)
             self._guarded(self._note_failure)
             self._guarded(self._time.tick)
             if self._clock.monotonic() >= next_beat:

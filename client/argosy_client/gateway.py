@@ -26,6 +26,7 @@ from argosy_common.wire.bodies import (
     Rebirth,
     Received,
     Refused,
+    Upgrade,
     Withdraw,
     open_body,
 )
@@ -37,7 +38,7 @@ log = get_logger(__name__)
 COORDINATOR = "coordinator"
 CHUNK_EXPIRY_S = 120
 JOB_KINDS: tuple[type[Body], ...] = (Instruction, Cancel)
-CONTROL_KINDS: tuple[type[Body], ...] = (Received, Rebirth, Refused, Deploy, Withdraw, *TRANSFER_KINDS)
+CONTROL_KINDS: tuple[type[Body], ...] = (Received, Rebirth, Refused, Deploy, Withdraw, Upgrade, *TRANSFER_KINDS)
 UNACKNOWLEDGED: tuple[type[Body], ...] = (*TRANSFER_KINDS, Accepted, Progress)
 """Kinds whose loss costs nothing, or that are said again by our own timers, and so go with QoS 0."""
 
@@ -67,7 +68,7 @@ class Gateway:
     # --- outward; each returns False, with nothing queued, when the link is down ---------------------------------
 
     def post(self, body: Body, *, run: int | None = None, reply_to: str | None = None) -> bool:
-        """Publish an event: Accepted, Progress, ModelState, Refused."""
+        """Publish an event: Accepted, Progress, ModelState, UpgradeState, Refused."""
         return self.post_event(Envelope(kind=body.kind, body=body.pack(), run=run, reply_to=reply_to), type(body))
 
     def post_event(self, envelope: Envelope, kind: type[Body]) -> bool:

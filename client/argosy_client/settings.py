@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
+from argosy_client.upgrading.steps import ROOT_FOLDER
 from argosy_common.files import write_atomic
 from argosy_common.settings import Settings
 
@@ -82,6 +83,18 @@ class InferenceTable(BaseModel):
     """Seconds between two reports on a model that is out of its probation: its figures, and its drift."""
 
 
+class UpgradeTable(BaseModel):
+    """`[upgrade]`: new versions of the daemon's own packages, at the coordinator's word. Root reads the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allowed: bool = False
+    health_s: Annotated[float, Field(ge=1, le=86400)] = 300.0
+    """Seconds within which the daemon of a new version must be connected; else the version before is put back."""
+    folder: Path = ROOT_FOLDER
+    """Where the program that installs keeps its record; where it is missing, nothing can be upgraded."""
+
+
 class DeviceSettings(Settings):
     """What a person may set on a device."""
 
@@ -95,6 +108,7 @@ class DeviceSettings(Settings):
     """What people call this board; absent: the name it joined with, or its host name."""
     worker: WorkerTable = WorkerTable()
     inference: InferenceTable = InferenceTable()
+    upgrade: UpgradeTable = UpgradeTable()
     node_config: dict[str, NodeValue] = Field(default_factory=dict)
     """Handed to the app as its context's `node_config`."""
     site: ShortName = ""

@@ -135,6 +135,8 @@ class Build:
                 "settings": service.settings,
                 "mode": service.mode,
                 "units": " ".join(service.units),
+                "starts": " ".join(service.starts),
+                "folders": " ".join(service.folders),
             }
         for script in sorted(SCRIPTS.glob(f"{kind}.*")):
             text = script.read_text()

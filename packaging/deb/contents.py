@@ -14,13 +14,21 @@ KILOBYTE, MEGABYTE = 1_000, 1_000_000
 
 @dataclass(frozen=True)
 class Service:
-    """A daemon: its user, and what the package's scripts have to know of it."""
+    """A daemon: its user, and what the package's scripts have to know of it.
+
+    Attributes:
+        units: those that are enabled.
+        starts: those that are started at once, and anew at an upgrade.
+        folders: of root, made at the installation and purged with the state.
+    """
 
     user: str
     state: str
     settings: str
     mode: str
     units: tuple[str, ...]
+    starts: tuple[str, ...]
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,14 @@ CODE = (
             "packaging/config/coordinator.toml": "usr/share/argosy/coordinator.toml",
             "packaging/config/argosy.bash-completion": "usr/share/bash-completion/completions/argosy",
         },
-        service=Service("argosy", "/var/lib/argosy", "coordinator.toml", "640", ("argosy-coordinator.service",)),
+        service=Service(
+            "argosy",
+            "/var/lib/argosy",
+            "coordinator.toml",
+            "640",
+            units=("argosy-coordinator.service",),
+            starts=("argosy-coordinator.service",),
+        ),
     ),
     Package(
         "argosy-device",
@@ -108,6 +123,8 @@ CODE = (
         files={
             "packaging/systemd/argosy-device.service": f"{UNITS}/argosy-device.service",
             "packaging/systemd/argosy-first-boot.service": f"{UNITS}/argosy-first-boot.service",
+            "packaging/systemd/argosy-device-upgrade.path": f"{UNITS}/argosy-device-upgrade.path",
+            "packaging/systemd/argosy-device-upgrade.service": f"{UNITS}/argosy-device-upgrade.service",
             "packaging/systemd/hardware": "usr/share/doc/argosy-device/hardware",
             "packaging/systemd/sysusers/argosy-device.conf": "usr/lib/sysusers.d/argosy-device.conf",
             "packaging/config/device.toml": "usr/share/argosy/device.toml",
@@ -117,7 +134,9 @@ CODE = (
             "/var/lib/argosy-device",
             "device.toml",
             "644",
-            ("argosy-device.service", "argosy-first-boot.service"),
+            units=("argosy-device.service", "argosy-first-boot.service", "argosy-device-upgrade.path"),
+            starts=("argosy-device.service", "argosy-device-upgrade.path"),
+            folders=("/var/lib/argosy-device-upgrade",),
         ),
     ),
     Package(

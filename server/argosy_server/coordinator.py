@@ -27,7 +27,7 @@ from argosy_common.logs import get_logger
 from argosy_common.secure_ledger import Ledger
 from argosy_common.service import Condition, Progress
 from argosy_common.wire import topics
-from argosy_common.wire.bodies import Inventory, ModelState
+from argosy_common.wire.bodies import Inventory, ModelState, UpgradeState
 from argosy_common.wire.envelope import Envelope, encode
 from argosy_server import doctor
 from argosy_server.api.port import Facts
@@ -44,6 +44,7 @@ from argosy_server.models import drifting
 from argosy_server.models.registry import ModelRegistry
 from argosy_server.models.remote_host import RemoteHost
 from argosy_server.models.rollouts import Rollouts
+from argosy_server.models.upgrades import Upgrades
 from argosy_server.offload import Offload
 from argosy_server.registry import Registry
 from argosy_server.revocation import end_session
@@ -124,6 +125,14 @@ class Coordinator:
             resend_s=self.settings.runs.resend_s,
         )
         self._gateway.handle(ModelState, self.rollouts.take)
+        self.upgrades = Upgrades(
+            self.store,
+            clock=self._clock,
+            post=self._gateway.post,
+            online=self._registry.online,
+            resend_s=self.settings.runs.resend_s,
+        )
+        self._gateway.handle(UpgradeState, self.upgrades.take)
         self._dispatcher.serves_also(self.rollouts.may_serve)
         self.runs = RunSupervisor(
             store=self.store,
@@ -408,6 +417,7 @@ class Coordinator:
                 self._registry.tick()
                 self._dispatcher.tick()
                 self.rollouts.tick()
+                self.upgrades.tick()
                 self._drift.tick()
                 self._gate.tick()
                 if self._clock.monotonic() >= expire_at:

@@ -37,6 +37,7 @@ from argosy_common.wire.bodies import (
     Received,
     Refused,
     Reply,
+    UpgradeState,
     open_body,
 )
 from argosy_common.wire.envelope import Envelope, decode, encode
@@ -48,7 +49,7 @@ log = get_logger(__name__)
 UPWARD: dict[str, tuple[type[Body], ...]] = {
     "s": (Birth, Death),
     "hb": (Heartbeat,),
-    "evt": (Inventory, Accepted, Progress, Reply, ModelState, Refused),
+    "evt": (Inventory, Accepted, Progress, Reply, ModelState, UpgradeState, Refused),
     "rpc": TRANSFER_KINDS,
 }
 """Which kinds a device may publish on which of its topics."""

@@ -47,6 +47,17 @@ def test_the_unit_allows_little(unit: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("kind", ["path", "service"])
+def test_systemd_takes_what_upgrades_the_packages(kind: str, tmp_path: Path) -> None:
+    for each in ("path", "service"):
+        text = (UNITS / f"argosy-device-upgrade.{each}").read_text()
+        (tmp_path / f"argosy-device-upgrade.{each}").write_text(
+            text.replace("/usr/lib/argosy/bin/python3", "/bin/true")
+        )
+    done = analyze("verify", str(tmp_path / f"argosy-device-upgrade.{kind}"))
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "argosy" in line]) == (0, [])
+
+
 @pytest.mark.parametrize("drop_in", sorted((UNITS / "hardware").iterdir()), ids=lambda path: path.stem)
 def test_systemd_takes_what_opens_the_hardware(drop_in: Path, tmp_path: Path) -> None:
     unit = tmp_path / "argosy-device.service"

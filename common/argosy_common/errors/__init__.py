@@ -168,6 +168,17 @@ from argosy_common.errors.transport import (
     TransferTimedOut,
     VersionUnknown,
 )
+from argosy_common.errors.upgrade import (
+    UpgradeFailed,
+    UpgradeNotAllowed,
+    UpgradeNotFound,
+    UpgradeRefused,
+    UpgradeRolledBack,
+    UpgradeStateForbids,
+    UpgradeUnavailable,
+    UpgradeUnderWay,
+    UpgradeUnsuitable,
+)
 
 __all__ = [
     "REGISTRY",
@@ -316,6 +327,15 @@ __all__ = [
     "TransferRefused",
     "TransferTimedOut",
     "UpdateNotFinite",
+    "UpgradeFailed",
+    "UpgradeNotAllowed",
+    "UpgradeNotFound",
+    "UpgradeRefused",
+    "UpgradeRolledBack",
+    "UpgradeStateForbids",
+    "UpgradeUnavailable",
+    "UpgradeUnderWay",
+    "UpgradeUnsuitable",
     "VersionUnknown",
     "WorkerDied",
     "WorkerOutOfMemory",

@@ -30,6 +30,8 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Milliseconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Version = Annotated[int, Field(ge=1, lt=2**53)]
 RolloutNumber = Annotated[int, Field(ge=1, lt=2**63)]
+PackageVersion = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+~-]{0,63}$", max_length=64)]
+"""A Debian version without an epoch: never an option, a path, or the name of a package."""
 
 MAX_MANIFEST = 48 * 1024
 """Bytes of a manifest in a `Deploy`: with both signatures it must fit into an envelope."""
@@ -232,6 +234,21 @@ class ModelState(Body):
     drift: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
+class UpgradeState(Body):
+    """What became of an `Upgrade`: at each change, and after each connect."""
+
+    kind = "upgrade-state"
+    rollout: RolloutNumber
+    version: PackageVersion
+    """Of the upgrade, also where it is about going back from it."""
+    state: Literal["fetching", "refused", "active", "rolled-back"]
+    """`fetching` from the order to its end: packages are fetched, installed and tried."""
+    error: ErrorPart | None = None
+    """Why it was refused, or why the device went back by itself."""
+    running: Short = ""
+    """The version of the package that is installed now; empty where no package is."""
+
+
 class Refused(Body):
     """The message `reply_to` was not understood or not allowed. Either direction; never answered itself."""
 
@@ -306,6 +323,18 @@ class Withdraw(Body):
     rollout: RolloutNumber
     name: Name
     version: Version
+
+
+class Upgrade(Body):
+    """Have this version of the device's own packages installed, or go back from it to what was installed before.
+
+    The same upgrade again changes nothing and is answered again.
+    """
+
+    kind = "upgrade"
+    rollout: RolloutNumber
+    version: PackageVersion
+    back: bool = False
 
 
 # --- transfer control, both directions, topics up/rpc and dn/rpc (specs/transport.md, "Blobs") ---------------------

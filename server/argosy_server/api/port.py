@@ -16,6 +16,7 @@ from argosy_common.blobs import BlobRef, BlobStore
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.models.registry import ModelRegistry
 from argosy_server.models.rollouts import Rollouts
+from argosy_server.models.upgrades import Upgrades
 from argosy_server.store import Store
 
 Facts = Mapping[str, object]
@@ -48,6 +49,11 @@ class CoordinatorPort(Protocol):
     @property
     def rollouts(self) -> Rollouts:
         """The rollouts of models."""
+        ...
+
+    @property
+    def upgrades(self) -> Upgrades:
+        """The rollouts of the devices' own packages."""
         ...
 
     def health(self) -> Facts:

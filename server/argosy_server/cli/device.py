@@ -17,6 +17,7 @@ from argosy_server.cli.client import Data
 from argosy_server.cli.inventory import inventory_rows
 from argosy_server.cli.options import DeviceArgument, JsonOption, SocketOption, connect, examples
 from argosy_server.cli.terminal import pairs, print_json, say, stdout, table
+from argosy_server.cli.upgrade import add_upgrade_verbs
 from argosy_server.cli.verbs import add_verbs
 from argosy_server.cli.words import clean
 
@@ -244,3 +245,4 @@ def _whole(value: float | None) -> str:
 
 
 add_verbs(app)
+add_upgrade_verbs(app)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -12,29 +10,28 @@ import typer
 from rich.text import Text
 
 from argosy_common.clock import SystemClock
-from argosy_common.errors import ArgosyError, CoordinatorUnreachable, RolloutRolledBack
+from argosy_common.errors import ArgosyError, RolloutRolledBack
 from argosy_server.cli import words
 from argosy_server.cli.client import AdminClient, Data
 from argosy_server.cli.options import JsonOption, SocketOption, connect, examples
-from argosy_server.cli.terminal import pairs, print_json, print_json_line, say, stdout, table
-from argosy_server.cli.token import parse_ttl
+from argosy_server.cli.rings import (
+    HoldOption,
+    LeastActiveOption,
+    RingsOption,
+    TagsOption,
+    WatchOption,
+    confirm,
+    counts_text,
+    parse_rings,
+    parse_share,
+    ring_text,
+    state_text,
+    watched,
+)
+from argosy_server.cli.terminal import pairs, print_json, say, stdout, table
 from argosy_server.cli.verbs import YesOption
 from argosy_server.cli.words import clean
 from argosy_server.paths import find_socket
-
-STYLE = {
-    "running": "cyan",
-    "paused": "yellow",
-    "finished": "green",
-    "rolling-back": "yellow",
-    "rolled-back": "red",
-    "active": "green",
-    "refused": "red",
-}
-OVER = ("finished", "rolled-back")
-POLL_S = 0.5
-PATIENCE_S = 60.0
-"""How long a watched coordinator may be away."""
 
 
 def add_rollout_verbs(app: typer.Typer) -> None:
@@ -59,17 +56,6 @@ def add_rollout_verbs(app: typer.Typer) -> None:
     app.command("rollback", epilog=examples("argosy model rollback har", "argosy model rollback har:1 --yes"))(rollback)
 
 
-def parse_share(text: str | float) -> float:
-    """Return the share that `5%` or `0.05` names."""
-    try:
-        value = float(str(text).removesuffix("%")) / (100 if str(text).endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise typer.BadParameter(f"'{text}' is no share: write it as 5% or 0.05")
-    return value
-
-
 def complete_rollouts(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Offer the numbers of rollouts, the latest first, and the names of their models."""
     socket = ctx.params.get("socket")
@@ -91,23 +77,15 @@ KeyArgument = Annotated[
         metavar="ROLLOUT",
     ),
 ]
-WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Watch it; Ctrl-C leaves it going.")]
 
 
 def rollout(
     model: Annotated[str, typer.Argument(help="The version, or a name for its newest one.", metavar="NAME:VERSION")],
     *,
-    rings: Annotated[
-        str | None,
-        typer.Option(help="Shares of the fleet, or tag:NAME, one after the other.", show_default="5%,25%,100%"),
-    ] = None,
-    tags: Annotated[str | None, typer.Option(help="Tags, one after the other, instead of shares.")] = None,
-    hold: Annotated[
-        int, typer.Option(parser=parse_ttl, metavar="TIME", help="The least time in each ring: 90s, 10m, 1h.")
-    ] = "10m",  # type: ignore[assignment]  # the parser makes it the int
-    least_active: Annotated[
-        float, typer.Option(parser=parse_share, metavar="SHARE", help="Of a ring's reachable devices, to go on.")
-    ] = "90%",  # type: ignore[assignment]  # likewise
+    rings: RingsOption = None,
+    tags: TagsOption = None,
+    hold: HoldOption = "10m",  # type: ignore[assignment]  # the parser makes it the int
+    least_active: LeastActiveOption = "90%",  # type: ignore[assignment]  # likewise
     max_errors: Annotated[
         float,
         typer.Option(parser=parse_share, metavar="SHARE", help="Of devices, or of requests: more, and it goes back."),
@@ -118,20 +96,11 @@ def rollout(
     json: JsonOption = False,
 ) -> None:
     """Roll a version out, ring by ring. It goes back by itself where it fails."""
-    if rings and tags:
-        raise typer.BadParameter("name rings or tags, not both; a ring may be tag:NAME")
-    named = [f"tag:{each}" for each in tags.split(",")] if tags else (rings or "5%,25%,100%").split(",")
     common: Data = {"hold_s": hold, "least_active": least_active, "max_errors": max_errors, "max_p95_ms": max_p95}
-    body = {"model": model, "rings": [{**_ring(each.strip()), **common} for each in named]}
+    body = {"model": model, "rings": parse_rings(rings, tags, common)}
     with connect(socket) as api:
         row = api.post("/rollouts", body)
         _told(api, row, f"Rollout {row['rollout']} of {clean(row['model'])} begins.", watch=watch, json=json)
-
-
-def _ring(text: str) -> Data:
-    if text.startswith("tag:") and len(text) > 4:
-        return {"tag": text.removeprefix("tag:")}
-    return {"share": parse_share(text)}
 
 
 def rollouts(socket: SocketOption = None, json: JsonOption = False) -> None:
@@ -150,9 +119,9 @@ def rollouts(socket: SocketOption = None, json: JsonOption = False) -> None:
         shown.add_row(
             Text(str(row["rollout"]), style="bold"),
             clean(row["model"]),
-            _state(row["state"]),
-            _ring_text(row),
-            _counts(row),
+            state_text(row["state"]),
+            ring_text(row),
+            counts_text(row),
             words.age(row["since"], now),
             clean(row["why"] or row["waits_for"]),
         )
@@ -164,7 +133,7 @@ def status(key: KeyArgument, watch: WatchOption = False, socket: SocketOption = 
     with connect(socket) as api:
         row = api.get(f"/rollouts/{quote(key, safe='')}")
         if watch:
-            _watched(api, row, json=json)
+            _watched(api, row, json=json, back=False)
         elif json:
             print_json(row)
         else:
@@ -196,7 +165,7 @@ def stop(
     with connect(socket) as api:
         found = api.get(f"/rollouts/{quote(key, safe='')}")
         before = "no model at all" if found["previous"] is None else f"version {found['previous']}"
-        _confirm(f"Have every board go back from {clean(found['model'])} to {before}?", yes=yes)
+        confirm(f"Have every board go back from {clean(found['model'])} to {before}?", yes=yes)
         row = _verb(api, str(found["rollout"]), "stop")
         _told(api, row, f"The boards go back to {before}.", watch=watch, json=json, back=True)
 
@@ -213,14 +182,9 @@ def rollback(
 ) -> None:
     """Have all boards go back, to the version before or to a lower one. Boards do so for a signed rollback only."""
     with connect(socket) as api:
-        _confirm(f"Have every board go back: {clean(model)}?", yes=yes)
+        confirm(f"Have every board go back: {clean(model)}?", yes=yes)
         row = api.post("/rollouts/rollback", {"model": model})
         _told(api, row, f"Rollout {row['rollout']} takes the boards back.", watch=watch, json=json, back=True)
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    if not yes and sys.stdin.isatty():
-        typer.confirm(question, abort=True, err=True)
 
 
 def _verb(api: AdminClient, key: str, verb: str) -> Data:
@@ -237,42 +201,12 @@ def _told(api: AdminClient, row: Data, text: str, *, watch: bool, json: bool, ba
         say(f"Follow it with `argosy model status {row['rollout']} --watch`.")
 
 
-def _watched(api: AdminClient, row: Data, *, json: bool, back: bool = False) -> None:
-    """Watch it; Ctrl-C ends the watching, and not the rollout."""
-    try:
-        _watch(api, row, json=json, back=back)
-    except KeyboardInterrupt:
-        say(f"Rollout {row['rollout']} goes on. Watch it with `argosy model status {row['rollout']} --watch`.")
-
-
-def _watch(api: AdminClient, row: Data, *, json: bool, back: bool = False) -> None:
-    """Print a line at each change until the rollout is over; one that was rolled back is an error, unless so wanted.
-
-    A coordinator that restarts meanwhile is waited for.
-    """
-    last, heard_at = "", time.monotonic()
-    while True:
-        line = _line(row)
-        if json and line != last:
-            print_json_line(row)
-        elif line != last:
-            stdout().print(Text.assemble((words.local_time(row["since"], date=False), "dim"), "  ", line))
-        last = line
-        if row["state"] in OVER:
-            break
-        time.sleep(POLL_S)
-        try:
-            row, heard_at = api.get(f"/rollouts/{row['rollout']}"), time.monotonic()
-        except CoordinatorUnreachable:
-            if time.monotonic() - heard_at > PATIENCE_S:
-                raise
+def _watched(api: AdminClient, row: Data, *, json: bool, back: bool) -> None:
+    """Watch it; one that was rolled back is an error, unless so wanted."""
+    goes_on = f"Rollout {row['rollout']} goes on. Watch it with `argosy model status {row['rollout']} --watch`."
+    row = watched(lambda: api.get(f"/rollouts/{row['rollout']}"), row, json=json, goes_on=goes_on)
     if row["state"] == "rolled-back" and not back:
         raise RolloutRolledBack(model=row["model"], why=clean(row["why"]), rollout=row["rollout"])
-
-
-def _line(row: Data) -> str:
-    about = clean(row["why"]) if row["state"].startswith("roll") else ""
-    return "  ".join(each for each in (row["state"], f"ring {_ring_text(row)}", _counts(row), about) if each)
 
 
 def _show(row: Data) -> None:
@@ -281,9 +215,9 @@ def _show(row: Data) -> None:
         ("rollout", Text(str(row["rollout"]), style="bold")),
         ("model", clean(row["model"])),
         ("before", "no model" if row["previous"] is None else f"version {row['previous']}"),
-        ("state", _state(row["state"])),
-        ("rings", _ring_text(row)),
-        ("devices", _counts(row)),
+        ("state", state_text(row["state"])),
+        ("rings", ring_text(row)),
+        ("devices", counts_text(row)),
         ("since", words.age(row["since"], now)),
         ("waits for", clean(row["waits_for"])),
         ("why", clean(row["why"])),
@@ -301,7 +235,7 @@ def _show(row: Data) -> None:
         error = each["error"] or {}
         shown.add_row(
             clean(each["name"]),
-            _state(each["state"]),
+            state_text(each["state"]),
             str(each.get("in_force") or words.NONE),
             " ".join(clean(each.get(name) or "") for name in ("backend", "ran_on")).strip() or words.NONE,
             words.NONE if each.get("p95_ms") is None else f"{each['p95_ms']:.2f}",
@@ -311,20 +245,3 @@ def _show(row: Data) -> None:
             style=None if each["online"] else "dim",
         )
     console.print(shown)
-
-
-def _state(state: str) -> Text:
-    return Text(state, style=STYLE.get(state, ""))
-
-
-def _ring_text(row: Data) -> str:
-    """Return the rings with the present one in brackets: `5% [25%] 100%`."""
-    over = row["state"] == "finished"
-    names = [clean(ring["text"]) for ring in row["rings"]]
-    return " ".join(f"[{name}]" if place == row["ring"] and not over else name for place, name in enumerate(names))
-
-
-def _counts(row: Data) -> str:
-    """Return what became of how many devices, of those that the rings so far allow: `2 active, 1 refused of 4`."""
-    told = ", ".join(f"{count} {state}" for state, count in row["counts"].items())
-    return f"{told or 'none yet'} of {row['allowed']}"

@@ -1,4 +1,4 @@
-"""Rollouts of models, and what each device came to in them. What they mean is for `argosy_server.models.rollout`."""
+"""Rollouts, and what each device came to in them. What they mean is for `argosy_server.models.rollout`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,23 @@ class Rollouts:
         self._clock = clock
 
     def create(
-        self, *, name: str, version: int, previous: int | None, rings: list[Json], state: str, actor: str
+        self,
+        *,
+        name: str,
+        version: int,
+        previous: int | None,
+        rings: list[Json],
+        state: str,
+        actor: str,
+        label: str = "",
+        action: str = "model.rollout",
     ) -> RolloutRow:
-        """Add a rollout; it is in the audit log."""
+        """Add a rollout; it is in the audit log, as `action`."""
         now = self._clock.wall()
         made = Rollout(
             name=name,
             version=version,
+            label=label,
             previous=previous,
             rings=rings,
             ring=0,
@@ -40,8 +50,9 @@ class Rollouts:
             session.add(made)
             session.flush()
             detail: dict[str, object] = {"rollout": made.id, "previous": previous, "rings": len(rings)}
-            put_audit(session, now, actor, "model.rollout", subject=f"{name}:{version}", detail=detail)
-            return made.to_row(RolloutRow)
+            row = made.to_row(RolloutRow)
+            put_audit(session, now, actor, action, subject=row.reference, detail=detail)
+            return row
 
     def list(self) -> list[RolloutRow]:
         """Return all rollouts, the oldest first."""
@@ -73,6 +84,4 @@ class Rollouts:
                 )
             if action:
                 detail: dict[str, object] = {"rollout": row.id, "state": row.state, "why": row.why}
-                put_audit(
-                    session, self._clock.wall(), actor, action, subject=f"{row.name}:{row.version}", detail=detail
-                )
+                put_audit(session, self._clock.wall(), actor, action, subject=row.reference, detail=detail)

@@ -329,6 +329,13 @@ class RolloutRow:
     created_at: datetime
     ended_at: datetime | None
     why: str
+    label: str = ""
+    """The version of the devices' packages that is rolled out; empty where it is a model's."""
+
+    @property
+    def reference(self) -> str:
+        """What is rolled out, as a person writes it."""
+        return f"{self.name}={self.label}" if self.label else f"{self.name}:{self.version}"
 
 
 @dataclass(frozen=True)

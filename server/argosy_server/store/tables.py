@@ -269,6 +269,7 @@ class Rollout(Base):
     version: Mapped[int]
     previous: Mapped[int | None]
     """What the boards go back to; NULL where they had none."""
+    label: Mapped[str] = mapped_column(CleanText, default="", server_default="")
     rings: Mapped[list[Json]] = mapped_column(Document)
     ring: Mapped[int]
     state_text: Mapped[str] = mapped_column("state", CleanText)

@@ -22,6 +22,7 @@ from argosy_server.ca import CertificateAuthority
 from argosy_server.fleet_lists import FleetLists
 from argosy_server.models.registry import ModelRegistry
 from argosy_server.models.rollouts import Rollouts
+from argosy_server.models.upgrades import Upgrades
 from argosy_server.store import DeviceRow, DeviceState, RunStatus, Store
 
 SIGNER_KEY = x509.generate_key()
@@ -51,6 +52,13 @@ class RowsCoordinator:
             post=self._post,
             online=lambda: [device for device, told in self.present.items() if told["online"]],
             signer=_signer,
+            resend_s=5.0,
+        )
+        self.upgrades = Upgrades(
+            self.store,
+            clock=SystemClock(),
+            post=self._post,
+            online=lambda: [device for device, told in self.present.items() if told["online"]],
             resend_s=5.0,
         )
         self.present: dict[str, Mapping[str, object]] = {}

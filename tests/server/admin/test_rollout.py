@@ -12,7 +12,7 @@ from argosy_common.wire.bodies import Deploy, ErrorPart, ModelState
 from argosy_common.wire.envelope import Envelope
 from argosy_server.api.server import AdminServer
 from argosy_server.cli.client import AdminClient
-from argosy_server.cli.rollout import parse_share
+from argosy_server.cli.rings import parse_share
 from argosy_server.store.models import SignedManifest
 from tests.artefacts import Artefact, Authority, artefact
 from tests.server.admin.conftest import Argosy

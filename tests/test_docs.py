@@ -50,7 +50,7 @@ def shown(default: object) -> str:
         return "–"
     if isinstance(default, float) and default.is_integer():
         default = int(default)
-    return default if isinstance(default, str) else json.dumps(default)
+    return str(default) if isinstance(default, str | Path) else json.dumps(default)
 
 
 def anchors(path: Path) -> set[str]:

@@ -30,6 +30,7 @@ from argosy_common.wire.bodies import (
     Refused,
     Reply,
     TransferFailed,
+    UpgradeState,
 )
 from argosy_common.wire.envelope import Envelope, decode, encode
 from argosy_common.wire.topics import DeviceTopics
@@ -70,6 +71,7 @@ SAID: dict[str, list[Body]] = {
         Progress(doing="x"),
         Reply(),
         ModelState(rollout=1, name="har", version=1, state="active"),
+        UpgradeState(rollout=1, version="0.2.0", state="active"),
     ],
     "rpc": [
         Fetch(digest=DIGEST),

@@ -14,6 +14,7 @@ from argosy_client.upgrading.program import Program
 from argosy_client.upgrading.steps import INBOX, RECORD, REQUEST, Record, Request
 
 NAMES = ("argosy-common", "argosy-flower", "argosy-device")
+LIBRARIES = ("argosy-runtime", "argosy-inference")
 TOOLS = ("apt-get", "dpkg", "dpkg-deb", "dpkg-query")
 
 SYSTEMCTL = """#!/bin/sh
@@ -128,7 +129,7 @@ class AptBoard:
         """Put versions into the repository; with a script that cannot run here, they cannot be configured."""
         for version in versions:
             for name in names:
-                self._build(name, version, script)
+                self._build(name, version, script, names)
         index(self.repository)
 
     def withdraw(self, version: str) -> None:
@@ -147,13 +148,18 @@ class AptBoard:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}"}
 
-    def _build(self, name: str, version: str, script: str) -> None:
+    def _build(self, name: str, version: str, script: str, names: tuple[str, ...]) -> None:
         root = self.folder / "build"
         shutil.rmtree(root, ignore_errors=True)
         (root / "DEBIAN").mkdir(parents=True)
         (root / "usr/share" / name).mkdir(parents=True)
         (root / "usr/share" / name / "version").write_text(version)
-        needs = {"argosy-common": "", "argosy-flower": f"argosy-common (= {version})"}
+        needs = {
+            "argosy-runtime": "",
+            "argosy-inference": f"argosy-runtime (= {version})",
+            "argosy-common": f"argosy-runtime (>= {version})" if LIBRARIES[0] in names else "",
+            "argosy-flower": f"argosy-common (= {version})",
+        }
         depends = needs.get(name, f"argosy-common (= {version}), argosy-flower (= {version})")
         control = f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: a test <a@test>\n"
         control += f"Depends: {depends}\n" if depends else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from argosy_client.upgrading.steps import REQUEST, Step
-from tests.client.upgrading.board import NAMES, AptBoard, why_not
+from tests.client.upgrading.board import LIBRARIES, NAMES, AptBoard, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -77,6 +77,17 @@ def test_what_will_not_do_is_refused_and_changes_nothing(board: AptBoard) -> Non
     assert outcome(board) == (Step.REFUSED, "1.0", f"{board.settings} does not allow it")
     assert board.installed() == {"1.0"}
     assert (board.folder / "invocation").read_text() == "1\n", "its daemon was left alone"
+
+
+def test_libraries_that_a_version_needs_come_with_it_and_go_back_with_it(board: AptBoard) -> None:
+    board.publish("2.0", "2.1", names=(*LIBRARIES, *NAMES))
+    board.install("2.0", names=(*LIBRARIES, *NAMES))
+    board.ask(5, "2.1")
+    board.run()
+    assert (outcome(board), board.installed()) == ((Step.UPGRADED, "2.1", ""), {"2.1"})
+    board.ask(5, "2.1", back=True)
+    board.run()
+    assert (outcome(board)[:2], board.installed()) == ((Step.ROLLED_BACK, "2.0"), {"2.0"})
 
 
 def test_a_machine_with_a_coordinator_refuses(board: AptBoard) -> None:

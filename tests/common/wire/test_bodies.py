@@ -228,3 +228,12 @@ def test_a_report_with_a_field_beyond_its_limits_is_refused(field: str, value: o
     good = msgpack.unpackb(next(b for b in EXAMPLES if b.kind == "model-state").pack())
     with pytest.raises(EnvelopeMalformed, match=f"model-state: {field}"):
         bodies.ModelState.unpack(msgpack.packb({**good, field: value}), peer="p")
+
+
+@pytest.mark.parametrize(
+    "version", ["--option", "1;rm -rf /", "../1", "argosy-device", "1=2", "1\n", "", "1:2", "9" * 65]
+)
+def test_what_is_no_version_of_a_package_reaches_no_device(version: str) -> None:
+    packed = msgpack.packb({"rollout": 1, "version": version})
+    with pytest.raises(EnvelopeMalformed, match="version"):
+        open_body(Envelope(kind="upgrade", body=packed), peer="p")

@@ -86,11 +86,19 @@ def test_what_boards_have_trained_is_served_on_them_version_by_version_and_witho
     _first_version(fleet, tmp_path)
     _second_version(fleet)
     _drift_is_seen(fleet)
-    _training_yields(fleet)
-    _run_by_the_coordinator(fleet)
     _after_kills(fleet)
     _what_a_person_sees(fleet)
     _revoked(fleet)
+
+
+@pytest.mark.slow
+def test_training_gives_way_to_what_is_served_and_the_coordinator_may_run_a_part_of_it(
+    fleet: LocalFleet, tmp_path: Path
+) -> None:
+    _first_version(fleet, tmp_path)
+    _training_yields(fleet)
+    _second_version(fleet)
+    _run_by_the_coordinator(fleet)
 
 
 def _first_version(fleet: LocalFleet, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def run_processes(fleet: LocalFleet) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_goes_on_when_its_coordinator_is_back_and_no_device_trains_twice(
     fleet: LocalFleet, lab: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

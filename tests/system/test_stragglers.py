@@ -172,6 +172,7 @@ def test_a_board_killed_in_its_training_is_done_without_and_counts_again_once_it
     assert fleet.data(run, "device-late", device=killed)[0]["round"] == 1
 
 
+@pytest.mark.slow
 def test_a_board_whose_network_is_cut_is_done_without_after_its_grace(boards: Callable[..., Fleet]) -> None:
     fleet = boards(*["fixed:0.3"] * 3, "fixed:1.5", start=False)
     fleet.fleet.start_coordinator()
@@ -212,6 +213,7 @@ def test_boards_of_a_site_stand_in_for_one_another_and_each_shard_counts_once(bo
         assert finished["metrics"]["num-examples"] == 2 * WINDOWS
 
 
+@pytest.mark.slow
 def test_an_app_may_ask_for_it_and_the_second_answer_for_a_shard_is_refused_by_name(
     boards: Callable[..., Fleet], tmp_path: Path
 ) -> None:
@@ -247,6 +249,7 @@ def test_an_asynchronous_run_of_an_unchanged_app_waits_for_nobody_and_hears_ever
     assert fleet.data(run, "async-evaluation")
 
 
+@pytest.mark.slow
 def test_asynchronous_updates_may_be_compressed(boards: Callable[..., Fleet]) -> None:
     fleet = boards(*["fixed:0.1"] * 3)
     config = {"min-devices": "3", "marks": str(fleet.marks)}
@@ -258,6 +261,7 @@ def test_asynchronous_updates_may_be_compressed(boards: Callable[..., Fleet]) ->
     assert marks[-1]["accuracy"] > 0.7 > marks[0]["accuracy"]
 
 
+@pytest.mark.slow
 def test_secure_rounds_end_on_time_too_and_are_never_asynchronous(boards: Callable[..., Fleet]) -> None:
     fleet = boards(*["fixed:0.2"] * 5, "fixed:6")
     config = {"min-devices": "6", "roll-call": "true"}

@@ -216,7 +216,7 @@ def test_a_board_without_packages_or_leave_refuses_by_name_and_one_that_is_there
     assert fleet.versions() == ["1.0"] * 3
 
 
-@pytest.mark.parametrize("version", ["--option", "1;rm -rf /", "../1", "argosy-device", "1=2"])
-def test_what_is_no_version_is_refused_at_once(fleet: Fleet, version: str) -> None:
-    with pytest.raises(AdminRequestInvalid, match="version"):
-        fleet.upgrade(version, 1.0)
+def test_what_is_no_version_is_refused_at_once(fleet: Fleet) -> None:
+    for version in ("--option", "1;rm -rf /", "../1", "argosy-device", "1=2"):
+        with pytest.raises(AdminRequestInvalid, match="version"):
+            fleet.upgrade(version, 1.0)

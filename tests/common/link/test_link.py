@@ -290,7 +290,7 @@ def test_a_line_that_works_between_its_cuts_is_taken_up_again_without_growing_pa
     coordinator = up(make_link(mosquitto, "coordinator"))
     up(device)
     for count in range(1, 6):
-        assert coordinator.publish(DOWN.format("cut-often"), b"")
+        assert coordinator.publish(DOWN.format("cut-often"), b"", qos=1)
         assert until(functools.partial(inbox.holds, count))
         proxied.cut()
         assert until(functools.partial(_reconnected, device, count + 1))

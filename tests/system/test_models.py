@@ -96,8 +96,8 @@ def test_training_gives_way_to_what_is_served_and_the_coordinator_may_run_a_part
     fleet: LocalFleet, tmp_path: Path
 ) -> None:
     _first_version(fleet, tmp_path)
-    _training_yields(fleet)
     _second_version(fleet)
+    _training_yields(fleet)
     _run_by_the_coordinator(fleet)
 
 

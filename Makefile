@@ -39,7 +39,7 @@ test: $(VENV)/.dev .demo/data/manifest.json ## the default test suite (under 8 m
 	$(BIN)/pytest -m "not slow" -n 3 --dist worksteal
 
 test-slow: $(VENV)/.dev .demo/data/manifest.json ## the longer tests, but for those of test-system and test-arm
-	$(BIN)/pytest -m slow --timeout 900 --ignore tests/system/booted --ignore tests/system/emulated
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -m slow --timeout 900 --ignore tests/system/booted --ignore tests/system/emulated
 
 test-system: $(VENV)/.dev ## the packages on a system with its own systemd; needs root, debootstrap, and Debian's mirror once
 	$(BIN)/pytest tests/system/booted --timeout 900 -s

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("short", max_examples=40)
+settings.register_profile("thorough", max_examples=300, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))  # `make test-slow` is thorough
 
 for size in ("COLUMNS", "LINES"):  # pytest-xdist sets them in its workers, and our commands would wrap by them
     os.environ.pop(size, None)

@@ -56,6 +56,7 @@ def test_the_command_line_reports(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "s.json").read_text())["rounds"] == 5
 
 
+@pytest.mark.slow
 def test_each_device_alone_trains_on_its_own_person(made_people: Callable[..., Path]) -> None:
     folder = made_people(range(1, 5))
     accuracy = alone_accuracy(

@@ -218,6 +218,7 @@ def test_devices_drop_a_dead_run_although_their_broker_outlived_the_coordinator(
     assert external.wait_run(run, 30)["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_server_app_deep_in_its_own_work_does_not_outlive_its_coordinator(
     fleet: LocalFleet, lab: Path, tmp_path: Path
 ) -> None:

@@ -132,7 +132,7 @@ def test_a_slow_board_sets_no_pace_is_spared_while_at_work_and_its_answer_is_tol
 @pytest.mark.parametrize(
     "delay",
     [
-        "exponential:0.3",
+        pytest.param("exponential:0.3", marks=pytest.mark.slow),
         pytest.param("slow:0.1:0.3:10", marks=pytest.mark.slow),
         pytest.param("onoff:0.2:1.5:1", marks=pytest.mark.slow),
     ],

@@ -90,7 +90,14 @@ def test_it_trains_ends_by_itself_and_leaves_nothing(up: Callable[..., Up]) -> N
     assert list(fleet.scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["enrolling", "starting 3 devices", "round 1 train sent"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("enrolling", marks=pytest.mark.slow),
+        pytest.param("starting 3 devices", marks=pytest.mark.slow),
+        "round 1 train sent",
+    ],
+)
 def test_ctrl_c_leaves_no_process_behind(up: Callable[..., Up], moment: str) -> None:
     fleet = up("--devices", "3", "--rounds", "500")
     fleet.wait_told(moment)

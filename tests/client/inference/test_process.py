@@ -131,7 +131,9 @@ def test_after_a_power_cut_the_last_good_version_is_served_without_anybody(model
         host.load("har")
 
 
-@pytest.mark.parametrize(("does", "restarts"), [("raise when served", 0), ("crash when served", 2)])
+@pytest.mark.parametrize(
+    ("does", "restarts"), [("raise when served", 0), pytest.param("crash when served", 2, marks=pytest.mark.slow)]
+)
 def test_a_backend_that_fails_only_where_it_is_to_serve_gives_way_to_the_next_best(
     make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, restarts: int
 ) -> None:

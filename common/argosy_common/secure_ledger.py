@@ -119,10 +119,7 @@ class Ledger:
         if self._folder is None:
             self._open[sid] = message_1
             return
-        folder = self._folder / OPEN
-        with storage_errors(folder):
-            private_folder(folder)
-        self._write(folder / sid.hex(), message_1)
+        self._write_in(self._folder / OPEN, sid, message_1)
 
     def message_1(self, sid: bytes) -> bytes:
         """Return what an attempt was announced with; empty where that is not known any more.
@@ -132,9 +129,7 @@ class Ledger:
         """
         if self._folder is None:
             return self._open.get(sid, b"")
-        path = self._folder / OPEN / sid.hex()
-        with storage_errors(path):
-            return path.read_bytes() if path.exists() else b""
+        return _read_if_any(self._folder / OPEN / sid.hex())
 
     def _forget_open(self, sid: bytes) -> None:
         self._open.pop(sid, None)
@@ -165,9 +160,7 @@ class Ledger:
         """
         if self._folder is None:
             return self._overrides.get(sid, b"")
-        path = self._folder / OVERRIDES / sid.hex()
-        with storage_errors(path):
-            return path.read_bytes() if path.exists() else b""
+        return _read_if_any(self._folder / OVERRIDES / sid.hex())
 
     def write_override(self, sid: bytes, signature: bytes) -> None:
         """Keep the operator's signature on an attempt, checked by whoever brings it.
@@ -178,10 +171,7 @@ class Ledger:
         if self._folder is None:
             self._overrides[sid] = signature
             return
-        folder = self._folder / OVERRIDES
-        with storage_errors(folder):
-            private_folder(folder)
-        self._write(folder / sid.hex(), signature)
+        self._write_in(self._folder / OVERRIDES, sid, signature)
 
     # --- inside
 
@@ -202,3 +192,13 @@ class Ledger:
     def _write(self, path: Path, data: bytes) -> None:
         with storage_errors(path, len(data)):
             write_atomic(path, data)
+
+    def _write_in(self, folder: Path, sid: bytes, data: bytes) -> None:
+        with storage_errors(folder):
+            private_folder(folder)
+        self._write(folder / sid.hex(), data)
+
+
+def _read_if_any(path: Path) -> bytes:
+    with storage_errors(path):
+        return path.read_bytes() if path.exists() else b""

@@ -144,10 +144,7 @@ class Dispatcher:
         now = self._clock.monotonic()
         self._told[run] = set()
         for row in rows:
-            entry = restored(row, now)
-            with self._lock:
-                self._pending[row.id] = entry
-                self._owed.setdefault(row.device, {})[row.id] = entry
+            self._expect(restored(row, now))
 
     def resubmit(self, app: RunApp, messages: Collection[Outgoing]) -> None:
         """Do as `submit`; but what is known is not asked for again, and what is answered is answered at once."""
@@ -202,11 +199,15 @@ class Dispatcher:
         reach("instructions.recorded")
         with self._lock:
             for entry in entries:
-                self._pending[entry.out.id] = entry
-                self._owed.setdefault(entry.out.device, {})[entry.out.id] = entry
+                self._expect(entry)
         for entry in entries:
             self._send(entry)
         reach("instructions.sent")
+
+    def _expect(self, entry: Pending) -> None:
+        with self._lock:
+            self._pending[entry.out.id] = entry
+            self._owed.setdefault(entry.out.device, {})[entry.out.id] = entry
 
     def give_up(self, ids: Iterable[str], seconds: float) -> None:
         """Stop waiting for these: their devices did not answer within `seconds`."""

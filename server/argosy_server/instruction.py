@@ -137,8 +137,6 @@ def answer_of(row: InstructionRow, blobs: BlobStore) -> Answer:
     """Return what the database has of an answer; one whose blobs are gone is an error."""
     reply = Reply.unpack(row.reply, peer=PEER) if row.reply else None
     error = error_from_wire(row.error) if row.error else None
-    if reply is not None and error is None and reply.error is not None:
-        error = error_from_wire(reply.error.model_dump())
     lost = next((part.digest for part in reply.blobs if not blobs.has(part.digest)), None) if reply else None
     if lost is not None:
         reply, error = None, BlobUnknown(peer="The coordinator", digest=lost.hex()[:12])

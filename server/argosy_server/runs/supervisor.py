@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +55,7 @@ from argosy_server.runs.live import LiveRun
 from argosy_server.runs.record import End, RunRecord
 from argosy_server.runs.resume import PHASES, Resumption, pinned, resumption
 from argosy_server.settings import RunsTable
-from argosy_server.store import DeviceState, ModelRow, ProgressRow, RunRow, Store
+from argosy_server.store import DeviceState, EventRow, ModelRow, RunRow, Store
 
 log = get_logger(__name__)
 
@@ -273,11 +273,9 @@ class RunSupervisor:
             active = self._active.get(run)
         if active is not None:
             return active.live
-        view, after = LiveRun(), 0
-        while page := self._store.events.after(run, after, _PAGE):
-            for event in page:
-                view.apply(event.name, event.data)
-            after = page[-1].seq
+        view = LiveRun()
+        for event in self._events(run):
+            view.apply(event.name, event.data)
         return view
 
     def wait_event(self, run: int, after: int, timeout_s: float) -> bool:
@@ -378,7 +376,7 @@ class RunSupervisor:
         folder = private_folder(self.folder(row.id))
         progress = found.progress if found is not None else None
         if progress is None:
-            progress = self._first_progress(row.id)
+            progress = self._store.progress.get(row.id) or self._store.progress.create(row.id, secrets.token_hex(16))
             self._store.runs.update(row.id, status="running", started_at=self._clock.wall())
             self._record.event(row.id, "run-started", {"app": row.app_name, "rounds": rounds, "strategy": None})
         else:
@@ -451,14 +449,6 @@ class RunSupervisor:
         log.info("run.started", run=row.id, app=row.app_name, pid=process.pid)
         reach("run.spawned")
 
-    def _first_progress(self, run: int) -> ProgressRow:
-        known = self._store.progress.get(run)
-        if known is None:
-            self._store.progress.create(run, secrets.token_hex(16))
-            known = self._store.progress.get(run)
-        assert known is not None  # noqa: S101  (it was just made)
-        return known
-
     def _take_up(self, active: _Active, found: Resumption) -> None:
         """Have a run be what it was: its live view and metrics from its events, and what it holds."""
         active.resumed = True
@@ -467,11 +457,15 @@ class RunSupervisor:
         if found.progress is not None and found.progress.record_digest:
             active.records = {bytes.fromhex(found.progress.record_digest)}
         active.held.update(found.digests)
+        for event in self._events(active.run):
+            active.live.apply(event.name, event.data)
+            active.measured(event.name, event.data)
+
+    def _events(self, run: int) -> Iterator[EventRow]:
+        """Yield what happened in a run so far, read by the page."""
         after = 0
-        while page := self._store.events.after(active.run, after, _PAGE):
-            for event in page:
-                active.live.apply(event.name, event.data)
-                active.measured(event.name, event.data)
+        while page := self._store.events.after(run, after, _PAGE):
+            yield from page
             after = page[-1].seq
 
     def _secure(self, row: RunRow) -> dict[str, Any]:
@@ -555,14 +549,14 @@ class RunSupervisor:
         with self._lock:
             active.held.update(fresh)
         try:
-            self._store.progress.done(active.run, tuple(message["phase"]), record, tuple(arrays) if arrays else None)
+            phase = tuple(message["phase"])
+            reached = self._store.progress.done(active.run, phase, record, tuple(arrays) if arrays else None)
         except (DiskFull, StorageFailed) as error:
             log.error("run.checkpoint_not_kept", run=active.run, code=error.code, why=error.message)
             return
         reach("checkpoint.recorded")
-        known = self._store.progress.get(active.run)
         with self._lock:
-            active.pinned = pinned(known)
+            active.pinned = pinned(reached)
             # the process tells when it needs arrays no more; records are read by nobody but the next one
             free = (active.freed | active.records) - active.pinned
             active.freed, active.records = active.freed & active.pinned, {record[0]}

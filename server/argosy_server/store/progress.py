@@ -17,8 +17,8 @@ class RunProgress:
         self._database = database
         self._clock = clock
 
-    def create(self, run: int, salt: str) -> None:
-        """Add a run that has reached nothing yet."""
+    def create(self, run: int, salt: str) -> ProgressRow:
+        """Add a run that has reached nothing yet, and return that."""
         made = Progress(
             run=run,
             salt=salt,
@@ -34,6 +34,8 @@ class RunProgress:
         )
         with self._database.write() as session:
             session.add(made)
+            session.flush()
+            return made.to_row(ProgressRow)
 
     def get(self, run: int) -> ProgressRow | None:
         """Return how far a run is; None where it never began."""
@@ -51,12 +53,12 @@ class RunProgress:
 
     def done(
         self, run: int, phase: tuple[int, str], record: tuple[bytes, int], arrays: tuple[bytes, int] | None
-    ) -> None:
+    ) -> ProgressRow:
         """Note that a phase is done, and the blobs (digest, size) that hold what was reached; no arrays: as before."""
         changes: dict[str, object] = {"record_digest": record[0].hex(), "record_size": record[1]}
         if arrays is not None:
             changes |= {"arrays_digest": arrays[0].hex(), "arrays_size": arrays[1]}
-        self._change(run, done_round=phase[0], done_phase=phase[1], resumes=0, **changes)
+        return self._change(run, done_round=phase[0], done_phase=phase[1], resumes=0, **changes)
 
     def ended(self, run: int, outcome: Json) -> None:
         """Note how a run ended, before anything that it would need to go on is given up."""
@@ -67,8 +69,9 @@ class RunProgress:
         with self._database.write() as session:
             session.get_one(Progress, run).resumes += 1
 
-    def _change(self, run: int, **changes: object) -> None:
+    def _change(self, run: int, **changes: object) -> ProgressRow:
         with self._database.write() as session:
             found = session.get_one(Progress, run)
             for name, value in changes.items():
                 setattr(found, name, value)
+            return found.to_row(ProgressRow)

@@ -230,10 +230,7 @@ class ProgressRow:
     @property
     def interrupted(self) -> bool:
         """Whether the phase that was begun last is not done."""
-        return (self.begun_round, self.begun_phase) > (0, "") and (
-            (self.begun_round, self.begun_phase != "train") > (self.done_round, self.done_phase != "train")
-            or self.done_round == 0
-        )
+        return (self.begun_round, self.begun_phase != "train") > (self.done_round, self.done_phase != "train")
 
 
 @dataclass(frozen=True)

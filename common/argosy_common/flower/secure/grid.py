@@ -264,11 +264,26 @@ class SecureGrid(GridLayer):
     def _abandoned(self, phase: _Phase, message_1: bytes, nodes: tuple[int, ...]) -> GroupSession:
         announcement = opened(message_1)
         parameters = Parameters.of(len(nodes), announcement.p)
-        identities = tuple(verifying_key(prekey.identity) for prekey in announcement.roster)
-        session = GroupSession(
-            GroupRound(Admission(announcement, parameters, identities, 0), self._rng),
+        admission = _admission(announcement, parameters)
+        session = self._session(phase, admission, nodes, message_1, presumed=len(nodes))
+        log.info("secure.abandoned", sid=announcement.sid.hex(), devices=len(nodes))
+        session.abandon(SecureTooFewDevices(needed=parameters.n_min, what="updates in a sum", found=0))
+        return session
+
+    def _session(
+        self,
+        phase: _Phase,
+        admission: Admission,
+        nodes: tuple[int, ...],
+        message_1: bytes,
+        *,
+        uploads: Sequence[str] = (),
+        presumed: int = 0,
+    ) -> GroupSession:
+        return GroupSession(
+            GroupRound(admission, self._rng),
             nodes,
-            {},
+            {name: index for index, name in enumerate(uploads)},
             message_1=message_1,
             courier=self._courier,
             clock=self._clock,
@@ -276,11 +291,8 @@ class SecureGrid(GridLayer):
             told=self._refused,
             recovery_s=self._settings.recovery,
             number=phase.round,
-            presumed=len(nodes),
+            presumed=presumed,
         )
-        log.info("secure.abandoned", sid=announcement.sid.hex(), devices=len(nodes))
-        session.abandon(SecureTooFewDevices(needed=parameters.n_min, what="updates in a sum", found=0))
-        return session
 
     def _open(self, phase: _Phase, content: RecordDict, number: int, group: _Group) -> None:
         """Announce a group's round: the instruction, with message 1, to all its members."""
@@ -298,21 +310,8 @@ class SecureGrid(GridLayer):
         messages = [compat.with_content(phase.heads[node], bound) for node in nodes]
         ids = self._courier.push(messages, timeout=phase.timeout)
         phase.uploads += ids
-        identities = tuple(verifying_key(prekey.identity) for prekey in group.roster)
-        phase.sessions.append(
-            GroupSession(
-                GroupRound(Admission(announcement, parameters, identities, 0), self._rng),
-                nodes,
-                {name: index for index, name in enumerate(ids)},
-                message_1=message_1,
-                courier=self._courier,
-                clock=self._clock,
-                ledger=self._ledger,
-                told=self._refused,
-                recovery_s=self._settings.recovery,
-                number=phase.round,
-            )
-        )
+        admission = _admission(announcement, parameters)
+        phase.sessions.append(self._session(phase, admission, nodes, message_1, uploads=ids))
 
     def _announcement(self, phase: _Phase, number: int, group: _Group, parameters: Parameters) -> Announcement:
         size = 0 if phase.base is None else vector_size(phase.base)
@@ -416,6 +415,11 @@ class SecureGrid(GridLayer):
         log.warning("secure.refused", device=device_id(node), stage=stage, code=error.code, why=error.message)
         where = {"round": phase.round, "phase": phase.kind} if phase else {}
         self._report("secure-refused", {**where, "device": device_id(node), "stage": stage, "error": error.to_wire()})
+
+
+def _admission(announcement: Announcement, parameters: Parameters) -> Admission:
+    identities = tuple(verifying_key(prekey.identity) for prekey in announcement.roster)
+    return Admission(announcement, parameters, identities, 0)
 
 
 def _addressing(message: Message) -> tuple[str, str]:

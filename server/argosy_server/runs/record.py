@@ -26,6 +26,8 @@ EVENTS_LINGER_S = 0.05
 RETRY_S = 1.0
 """What finds no room, or no database, is tried again after so many seconds."""
 FLUSH_S = 10.0
+PATIENCE_S = 2.0
+"""So long a run waits at most for its events to be written, before it goes on without a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class RunRecord:
         """Return once all events so far are written down, or the daemon is closing."""
         while not self._ledger.flush(FLUSH_S) and not self._closing.is_set():
             pass
+
+    def written(self) -> bool:
+        """Have all events so far written down now; False where the disk, or the database, does not take them."""
+        return self._ledger.flush(PATIENCE_S)
 
     def verdict(self, run: int, told: dict[str, Any]) -> None:
         """Write down a run's end as its event tells of it."""

@@ -541,6 +541,7 @@ class RunSupervisor:
     def _checkpoint(self, active: _Active, message: dict[str, Any]) -> None:
         """Note what a run has reached; what only its last step needed may go then.
 
+        The events that led to it are written first: a run that goes on from here does not tell them again.
         A disk that is full costs the checkpoint and not the run: it would be gone on with from the one before.
         """
         reach("checkpoint.arrived")
@@ -548,6 +549,9 @@ class RunSupervisor:
         fresh = {record[0], *([arrays[0]] if arrays else [])}
         with self._lock:
             active.held.update(fresh)
+        if not self._record.written():
+            log.error("run.checkpoint_not_kept", run=active.run, why="the events before it are not written yet")
+            return
         try:
             phase = tuple(message["phase"])
             reached = self._store.progress.done(active.run, phase, record, tuple(arrays) if arrays else None)

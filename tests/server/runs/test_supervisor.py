@@ -27,7 +27,7 @@ from argosy_server.registry import Registry
 from argosy_server.runs import supervisor as supervisors
 from argosy_server.runs.supervisor import RunSupervisor
 from argosy_server.settings import RunsTable
-from argosy_server.store import Store
+from argosy_server.store import ProgressRow, Store
 
 CLOCK = SystemClock()
 
@@ -44,6 +44,9 @@ def server(grid, context):
             stream.write(str(child))
     elif way == "release":
         grid._grid._port.release([bytes.fromhex(context.run_config["digest"])])
+    elif way == "checkpoint":
+        grid._grid._port.event("central", round=1, metrics={})
+        grid._grid._port.checkpoint((1, "evaluate"), (bytes.fromhex(context.run_config["digest"]), 1), None)
     elif way == "conditions":
         with open("conditions", "w") as stream:
             stream.write(repr(grid.conditions()))
@@ -160,6 +163,24 @@ def test_what_an_earlier_run_left_as_its_model_stays_when_a_later_run_is_done_wi
     assert ended(store, runs.start(bundle, None, {"way": "release", "digest": bundle.hex}, {})) == "finished"
     assert blobs.has(model.digest)
     assert blobs.has(bundle.digest)
+
+
+def test_what_led_up_to_a_checkpoint_is_written_down_before_it_since_a_run_that_goes_on_from_it_tells_it_no_more(
+    runs: RunSupervisor, store: Store, blobs: BlobStore, bundle: BlobRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    done = store.progress.done
+
+    def seen(
+        run: int, phase: tuple[int, str], record: tuple[bytes, int], arrays: tuple[bytes, int] | None
+    ) -> ProgressRow:
+        written.extend(event.name for event in store.events.after(run, 0, 100))
+        return done(run, phase, record, arrays)
+
+    monkeypatch.setattr(store.progress, "done", seen)
+    run = runs.start(bundle, None, {"way": "checkpoint", "digest": blobs.put_bytes(b"r").digest.hex()}, {})
+    assert ended(store, run) == "finished"
+    assert written[-1] == "central"
 
 
 def test_a_run_is_told_how_its_devices_are(runs: RunSupervisor, store: Store, bundle: BlobRef) -> None:
